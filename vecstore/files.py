@@ -135,7 +135,7 @@ def make_folder(path: Path) -> None:
     """Create a private folder (0700) and its parents, and sync its parent."""
     with os_errors(str(path)):
         if not path.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with suppress(FileExistsError):
                 path.mkdir(mode=0o700)
             sync_folder(path.parent)
@@ -244,4 +244,7 @@ def cache_home() -> Path:
 
 def offline() -> bool:
     """Whether VECSTORE_OFFLINE or HF_HUB_OFFLINE forbids any download."""
-    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("VECSTORE_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(
+        os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+        for name in ("VECSTORE_OFFLINE", "HF_HUB_OFFLINE")
+    )

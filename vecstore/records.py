@@ -140,7 +140,8 @@ class Passport:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Passport:
         """Inverse of `to_json` after parsing; lists become tuples again."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
     @property
     def fingerprint(self) -> bytes:

@@ -1,0 +1,7 @@
+"""The store: SQLite catalog, Parquet shards, models and thumbnails in one folder. FORMAT.md is its specification."""
+
+from __future__ import annotations
+
+from vecstore.store.store import Items, Label, Model, Space, Store, Task
+
+__all__ = ["Items", "Label", "Model", "Space", "Store", "Task"]

@@ -1,0 +1,287 @@
+"""Saved indexes: opened if their bytes are ours, refused before faiss sees them otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from vecstore.errors import DiskFull, NotWritable, StoreError
+from vecstore.files import sha256_file, write_file
+from vecstore.index.base import IndexUnusable, seal
+from vecstore.index.exact import ExactIndex
+from vecstore.index.kinds import KINDS, open_index
+from vecstore.records import FloatArray
+
+Check = Callable[..., Any]
+COVERS = {"fingerprint": "ab" * 32, "shards": ["11" * 32, "22" * 32]}
+
+
+@pytest.fixture
+def vectors(unit_rows: Check) -> FloatArray:
+    rows: FloatArray = unit_rows(40, 6)
+    return rows
+
+
+@pytest.fixture
+def saved(tmp_path: Path, vectors: FloatArray) -> Path:
+    """A saved index of 40 vectors with the ids 100 to 139."""
+    folder = tmp_path / "indexes" / "1"
+    ExactIndex.build(np.arange(100, 140), vectors).save(folder, COVERS)
+    return folder
+
+
+@pytest.fixture
+def faiss_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make any reading by faiss an error that no code of ours expects."""
+
+    def read_index(*_: object) -> None:
+        raise AssertionError("faiss was given bytes that were not checked")
+
+    monkeypatch.setattr(faiss, "read_index", read_index)
+
+
+def _resealed(folder: Path, **changes: object) -> None:
+    """Change `index.json` as a program of ours would have written it."""
+    facts = json.loads((folder / "index.json").read_text())
+    del facts["seal"]
+    write_file(folder / "index.json", seal({**facts, **changes}).encode())
+
+
+def test_an_opened_index_gives_the_same_hits_and_what_it_covers(
+    saved: Path, vectors: FloatArray, same_hits: Check
+) -> None:
+    index, covers = open_index(saved, expect={"fingerprint": "ab" * 32})
+    assert covers == COVERS
+    assert type(index) is ExactIndex
+    np.testing.assert_array_equal(index.ids, np.arange(100, 140))
+    assert index.dim == 6
+    allowed = np.arange(100, 120)
+    same_hits(
+        index.search(vectors, 5, allowed),
+        ExactIndex.build(np.arange(100, 140), vectors).search(vectors, 5, allowed),
+    )
+
+
+def test_index_json_says_what_it_is(saved: Path) -> None:
+    facts = json.loads((saved / "index.json").read_text())
+    assert facts["format"] == 1
+    assert facts["kind"] == "exact"
+    assert (facts["n"], facts["dim"]) == (40, 6)
+    assert facts["sha256"] == sha256_file(saved / "index.faiss")
+    assert facts["bytes"] == (saved / "index.faiss").stat().st_size
+    assert facts["engine"] == f"faiss {faiss.__version__}"
+
+
+def test_the_files_are_private_and_nothing_else_is_left(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["index.faiss", "index.json"]
+    assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {0o600}
+    assert saved.stat().st_mode & 0o777 == 0o700
+
+
+def test_saving_twice_writes_the_same_bytes(saved: Path, tmp_path: Path, vectors: FloatArray) -> None:
+    digest = ExactIndex.build(np.arange(139, 99, -1), vectors[::-1]).save(tmp_path / "again", COVERS)
+    for name in ("index.faiss", "index.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+    assert digest == sha256_file(saved / "index.faiss")
+
+
+def test_an_empty_index_can_be_saved_and_opened(tmp_path: Path) -> None:
+    empty = ExactIndex.build(np.empty(0, np.int64), np.empty((0, 3), np.float32))
+    empty.save(tmp_path / "empty", {})
+    index, covers = open_index(tmp_path / "empty")
+    assert (len(index.ids), index.dim, covers) == (0, 3, {})
+    assert index.search(np.eye(3, dtype=np.float32), 1)[0].tolist() == [[-1], [-1], [-1]]
+
+
+def test_every_opened_kind_is_the_one_of_its_name() -> None:
+    assert {name: kind.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
+
+
+@pytest.mark.usefixtures("faiss_reads_nothing")
+@pytest.mark.parametrize("name", ["index.faiss", "index.json"])
+def test_any_flipped_byte_is_found_before_faiss_reads(saved: Path, name: str) -> None:
+    whole = (saved / name).read_bytes()
+    for place in range(len(whole)):
+        for bit in (0x01, 0x80):
+            flipped = bytearray(whole)
+            flipped[place] ^= bit
+            (saved / name).write_bytes(flipped)
+            with pytest.raises(IndexUnusable):
+                open_index(saved)
+
+
+@pytest.mark.usefixtures("faiss_reads_nothing")
+@pytest.mark.parametrize("name", ["index.faiss", "index.json"])
+def test_any_truncation_or_extension_is_found_before_faiss_reads(saved: Path, name: str) -> None:
+    whole = (saved / name).read_bytes()
+    for changed in [whole[:length] for length in range(len(whole))] + [whole + b"}", whole + whole]:
+        (saved / name).write_bytes(changed)
+        with pytest.raises(IndexUnusable):
+            open_index(saved)
+
+
+@pytest.mark.usefixtures("faiss_reads_nothing")
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format": 2}, "format 2, this version reads 1"),
+        ({"kind": "tree"}, "kind 'tree', this version has exact"),
+        ({"n": "40"}, "index.json was changed after it was written"),
+        ({"covers": []}, "index.json was changed after it was written"),
+        ({"sha256": "00" * 32}, "index.faiss has another SHA-256 than index.json says"),
+        ({"bytes": 17}, "index.faiss has .* bytes, not 17"),
+    ],
+)
+def test_a_sealed_index_json_that_does_not_fit_is_refused(saved: Path, changes: dict[str, object], reason: str) -> None:
+    _resealed(saved, **changes)
+    with pytest.raises(IndexUnusable, match=reason):
+        open_index(saved)
+
+
+@pytest.mark.parametrize("changes", [{"n": 39}, {"dim": 7}])
+def test_an_index_of_another_size_than_it_says_is_refused(saved: Path, changes: dict[str, object]) -> None:
+    _resealed(saved, **changes)
+    with pytest.raises(IndexUnusable, match="40 vectors of length 6 with 40 ids"):
+        open_index(saved)
+
+
+def _foreign(kind: str) -> Any:
+    rows = np.eye(6, dtype=np.float32)
+    if kind == "no index":
+        return b"neither of ours nor of faiss"
+    inner = faiss.IndexHNSWFlat(6, 4) if kind == "IndexIDMap of HNSW" else faiss.IndexFlatIP(6)
+    if kind == "IndexFlatIP":
+        inner.add(rows)
+        return faiss.serialize_index(inner).tobytes()
+    mapped = faiss.IndexIDMap2(inner) if kind == "IndexIDMap2" else faiss.IndexIDMap(inner)
+    mapped.add_with_ids(rows, np.array([3, 1, 2, 4, 5, 6]))
+    return faiss.serialize_index(mapped).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("no index", "index.faiss is not what index.json says"),
+        ("IndexFlatIP", "a IndexFlatIP, not an IndexIDMap"),
+        ("IndexIDMap2", "a IndexIDMap2, not an IndexIDMap"),
+        ("IndexIDMap of HNSW", "6 vectors of length 6 with 6 ids"),
+        ("IndexIDMap", "its ids are not in ascending order"),
+    ],
+)
+def test_another_index_under_a_right_digest_is_refused(saved: Path, kind: str, reason: str) -> None:
+    digest = write_file(saved / "index.faiss", _foreign(kind))
+    _resealed(saved, sha256=digest, n=6, bytes=(saved / "index.faiss").stat().st_size)
+    with pytest.raises(IndexUnusable, match=reason):
+        open_index(saved)
+
+
+@pytest.mark.usefixtures("faiss_reads_nothing")
+def test_an_index_of_another_space_is_refused(saved: Path) -> None:
+    with pytest.raises(IndexUnusable, match="it covers another fingerprint"):
+        open_index(saved, expect={"fingerprint": "cd" * 32})
+    with pytest.raises(IndexUnusable, match="it covers another rule"):
+        open_index(saved, expect={"rule": None})
+
+
+@pytest.mark.usefixtures("faiss_reads_nothing")
+def test_an_index_that_is_not_the_registered_one_is_refused(saved: Path) -> None:
+    with pytest.raises(IndexUnusable, match="it is not the one that was registered"):
+        open_index(saved, sha256="00" * 32)
+
+
+def test_the_registered_digest_opens_it(saved: Path) -> None:
+    assert open_index(saved, sha256=sha256_file(saved / "index.faiss"))[1] == COVERS
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "index.json"])
+def test_a_missing_file_is_a_reason_to_rebuild(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(IndexUnusable, match=f"there is no {name}"):
+        open_index(saved)
+
+
+def test_a_missing_folder_is_a_reason_to_rebuild(tmp_path: Path) -> None:
+    with pytest.raises(IndexUnusable, match=r"there is no index\.json; expected the files .*; delete the folder"):
+        open_index(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "index.json"])
+@pytest.mark.parametrize("what", ["link", "folder", "pipe"])
+def test_what_is_not_a_plain_file_is_never_opened(saved: Path, name: str, what: str) -> None:
+    path = saved / name
+    elsewhere = shutil.copy(path, saved / "elsewhere")
+    path.unlink()
+    if what == "link":
+        path.symlink_to(elsewhere)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(IndexUnusable, match=f"{name} is not a plain file"):
+        open_index(saved)
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "3", '{"format": 1}', '{"seal": 1}', "\xff", "NaN", "[" * 100_000, '{"a": NaN, "seal": ""}']
+)
+def test_an_index_json_from_elsewhere_is_refused(saved: Path, text: str) -> None:
+    (saved / "index.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(IndexUnusable, match=r"index\.json is not one of ours|format None"):
+        open_index(saved)
+
+
+def test_a_rebuilt_index_replaces_the_old_one_and_a_half_written_one_is_unusable(
+    saved: Path, unit_rows: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = ExactIndex.build(np.arange(7), unit_rows(7, 6, seed=5))
+
+    def fail(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vecstore.index.base.seal", fail)
+        with pytest.raises(KeyboardInterrupt):
+            newer.save(saved, {})
+    with pytest.raises(IndexUnusable):
+        open_index(saved)
+    newer.save(saved, {"again": True})
+    index, covers = open_index(saved)
+    assert (len(index.ids), covers) == (7, {"again": True})
+
+
+def test_a_full_disk_leaves_the_old_index_as_it_was(saved: Path, unit_rows: Check) -> None:
+    resource = pytest.importorskip("resource", reason="limits on file size exist on POSIX only")
+    signal = pytest.importorskip("signal")
+    # A limit on the size of files stands in for a full disk: the same OSError, from the real write.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises((DiskFull, OSError)):
+            ExactIndex.build(np.arange(4000), unit_rows(4000, 6)).save(saved, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(open_index(saved)[0].ids) == 40
+    assert sorted(path.name for path in saved.iterdir()) == ["index.faiss", "index.json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+def test_a_folder_that_may_not_be_written_is_named(saved: Path, vectors: FloatArray) -> None:
+    saved.chmod(0o500)
+    with pytest.raises(NotWritable, match="permission denied"):
+        ExactIndex.build(np.arange(40), vectors).save(saved, {})
+
+
+def test_an_unusable_index_is_an_error_of_the_store() -> None:
+    assert issubclass(IndexUnusable, StoreError)
+    error = IndexUnusable(Path("indexes/1"), "why")
+    assert (error.facts["reason"], error.exit_code) == ("why", 1)

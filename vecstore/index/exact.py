@@ -1,0 +1,272 @@
+"""Exact search by faiss: the answer that any other index is measured against.
+
+faiss finds candidates in float32, and its last bits depend on batch, threads and processor. So more candidates
+than asked for are fetched, re-scored in float64, and taken only if a bound on the float32 error proves that no
+row left out could be among the best; otherwise that query is answered by a scan with the same bound.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import faiss
+import numpy as np
+
+from vecstore.files import HashingFile
+from vecstore.index.base import (
+    Hits,
+    Index,
+    best,
+    checked_ids,
+    checked_k,
+    checked_vectors,
+    clamped,
+    merge,
+    no_hits,
+)
+from vecstore.records import BoolArray, FloatArray, IntArray
+
+SPARE = 32
+"""Candidates fetched beyond `k`: enough that the bound nearly always holds, too few to slow faiss down."""
+
+FEW_EXCLUDED = 256
+"""Up to so many forbidden rows, it is cheaper to find them too and drop them than to test every row."""
+
+FEW_ALLOWED = 4096
+"""Up to so many allowed rows, copying them is cheaper than letting faiss test every row (measured at d = 512)."""
+
+FEW_QUERIES = 4
+"""With a row filter faiss takes queries one by one; beyond so many a copied block and one product win."""
+
+BLOCK_ROWS = 16_384
+"""Allowed rows that are copied at a time: 32 MB at d = 512."""
+
+RESCORE_BYTES = 32 << 20
+"""Float64 working memory of re-scoring."""
+
+Fetch = Callable[[FloatArray, int], tuple[FloatArray, IntArray]]
+"""Queries and a number to float32 scores, descending, and row numbers, -1 where there are no more."""
+
+
+class ExactIndex(Index):
+    """All vectors in one `IndexFlatIP`, rows in the order of their ids.
+
+    Examples
+    --------
+    >>> index = ExactIndex.build(np.array([7, 3]), np.eye(2, dtype=np.float32))
+    >>> index.search(np.float32([[0.6, 0.8]]), k=3)
+    (array([[ 3,  7, -1]]), array([[ 0.8,  0.6, -inf]], dtype=float32))
+    """
+
+    kind: ClassVar[str] = "exact"
+    engine: ClassVar[str] = f"faiss {faiss.__version__}"
+
+    def __init__(self, ids: IntArray, flat: Any) -> None:
+        self._ids, self._flat = ids, flat
+        # A view into faiss's memory: valid as long as `_flat` lives and nothing is added to it.
+        n, dim = len(ids), int(flat.d)
+        self._vectors: FloatArray = (
+            faiss.rev_swig_ptr(flat.get_xb(), n * dim).reshape(n, dim) if n else np.empty((0, dim), np.float32)
+        )
+
+    @classmethod
+    def build(cls, ids: IntArray, vectors: FloatArray) -> Self:
+        """Make an index of vectors; see `Index.build`."""
+        matrix = checked_vectors(vectors, None, "row")
+        numbers = checked_ids(ids, len(matrix))
+        flat = faiss.IndexFlatIP(matrix.shape[1])
+        order = np.argsort(numbers)
+        for start in range(0, len(order), BLOCK_ROWS):
+            flat.add(matrix[order[start : start + BLOCK_ROWS]])
+        return cls(numbers[order], flat)
+
+    @property
+    def ids(self) -> IntArray:
+        """All ids, ascending: ndarray of shape (n,), int64."""
+        return self._ids
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return int(self._flat.d)
+
+    def search(self, queries: FloatArray, k: int, allowed: IntArray | None = None) -> Hits:
+        """Find the `k` nearest vectors of each query; see `Index.search`."""
+        wanted, k = checked_vectors(queries, self.dim, "query"), checked_k(k)
+        n = len(self._ids)
+        rows = np.arange(0) if allowed is None else self._rows(allowed)
+        if n == 0 or len(wanted) == 0 or (allowed is not None and len(rows) == 0):
+            return no_hits(len(wanted), k)
+        if allowed is None or len(rows) == n:
+            return _top(self._vectors, self._ids, wanted, k, _all_of(self._vectors))
+        if n - len(rows) > FEW_EXCLUDED and (len(rows) <= FEW_ALLOWED or len(wanted) > FEW_QUERIES):
+            return self._search_copies(wanted, k, rows)
+        may = np.zeros(n, dtype=np.bool_)
+        may[rows] = True
+        if n - len(rows) <= FEW_EXCLUDED:
+            fetch, spare = _all_of(self._vectors), n - len(rows)
+        else:
+            fetch, spare = self._selected(may), 0
+        return _top(self._vectors, self._ids, wanted, k, fetch, spare, may)
+
+    def _rows(self, allowed: IntArray) -> IntArray:
+        """Row numbers, ascending and each once, of those ids that are here."""
+        asked = np.unique(np.asarray(allowed, dtype=np.int64).ravel())
+        places = np.searchsorted(self._ids, asked)
+        places[places == len(self._ids)] = 0
+        rows: IntArray = places[self._ids[places] == asked] if len(self._ids) else places[:0]
+        return rows
+
+    def _selected(self, may: BoolArray) -> Fetch:
+        """Let faiss pass over the rows that may not be found."""
+        bits = np.packbits(may, bitorder="little")
+
+        def fetch(queries: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
+            selector = faiss.IDSelectorBitmap(bits)
+            found: tuple[FloatArray, IntArray] = self._flat.search(
+                queries, count, params=faiss.SearchParameters(sel=selector)
+            )
+            return found
+
+        return fetch
+
+    def _search_copies(self, queries: FloatArray, k: int, rows: IntArray) -> Hits:
+        """Search block after block of copied rows."""
+        hits = no_hits(len(queries), k)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
+            vectors = self._vectors[block]
+            hits = merge([hits, _top(vectors, self._ids[block], queries, k, _all_of(vectors))], k)
+        return hits
+
+    def _write(self, file: HashingFile) -> None:
+        mapped = faiss.IndexIDMap(faiss.IndexFlatIP(self.dim))
+        mapped.index = self._flat
+        mapped.ntotal = len(self._ids)
+        faiss.copy_array_to_vector(self._ids, mapped.id_map)
+        faiss.write_index(mapped, faiss.PyCallbackIOWriter(file.write))
+
+    @classmethod
+    def _read(cls, data: bytes, n: int, dim: int) -> Self:
+        mapped = faiss.read_index(faiss.PyCallbackIOReader(io.BytesIO(data).read))
+        if type(mapped) is not faiss.IndexIDMap:
+            raise ValueError(f"a {type(mapped).__name__}, not an IndexIDMap")
+        flat, ids = faiss.downcast_index(mapped.index), faiss.vector_to_array(mapped.id_map)
+        if type(flat) is not faiss.IndexFlatIP or (flat.ntotal, flat.d, len(ids)) != (n, dim, n):
+            raise ValueError(f"{flat.ntotal} vectors of length {flat.d} with {len(ids)} ids")
+        if n and (ids[0] < 0 or (np.diff(ids) <= 0).any()):
+            raise ValueError("its ids are not in ascending order")
+        mapped.own_fields = False
+        flat.this.own(True)
+        return cls(ids, flat)
+
+
+def _all_of(vectors: FloatArray) -> Fetch:
+    """Let faiss rank all rows of a matrix, by one matrix product where there are many queries."""
+
+    def fetch(queries: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
+        found: tuple[FloatArray, IntArray] = faiss.knn(queries, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return found
+
+    return fetch
+
+
+def _top(
+    vectors: FloatArray,
+    ids: IntArray,
+    queries: FloatArray,
+    k: int,
+    fetch: Fetch,
+    excluded: int = 0,
+    may: BoolArray | None = None,
+) -> Hits:
+    """The exact best `k` rows of a matrix for each query.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, dim), float32
+    ids : ndarray of shape (n,), int64, ascending
+    queries : ndarray of shape (n_queries, dim), float32
+    k : int
+    fetch : callable
+        Finds candidates among all rows, or among those that `may`.
+    excluded : int
+        How many rows that may not be found `fetch` can return.
+    may : ndarray of shape (n,), bool, optional
+        Which rows may be found.
+    """
+    count = min(len(vectors), k + SPARE + excluded)
+    error = _float32_error(vectors.shape[1])
+    approximate, rows = fetch(queries, count)
+    # Every row that was not fetched scores at most so much, its float32 error included.
+    rest = np.where(rows[:, -1] >= 0, approximate[:, -1].astype(np.float64) + error, -np.inf)
+    if count == len(vectors):
+        rest[:] = -np.inf
+    if may is not None:
+        rows, approximate = _drop(rows, approximate, may)
+    useful = _useful(approximate, k, error)
+    found_ids, found_scores = best(*_rescored(vectors, ids, queries, rows[:, :useful]), k)
+    last = found_scores[:, -1].astype(np.float64)
+    # At -1, clamping makes ties of rows that differ, so nothing below can be ruled out.
+    unsure = np.flatnonzero((rest >= last) | ((last <= -1) & (rest > -np.inf)))
+    for query in unsure:
+        floor = last[query] - error if last[query] > -1 else -np.inf
+        hits = _scan(vectors, ids, queries[query], k, floor, may)
+        found_ids[query], found_scores[query] = hits[0][0], hits[1][0]
+    return found_ids, found_scores
+
+
+def _float32_error(dim: int) -> float:
+    """How far a float32 inner product of unit vectors, in any order of summation, can be from the score.
+
+    The textbook bound dim·u·|x||y| (Higham 2002, section 3.1), with room for lengths that are off by
+    `UNIT_TOLERANCE` and for rounding the exact product to float32.
+    """
+    return 1.05 * (dim + 4) * 2.0**-24
+
+
+def _drop(rows: IntArray, scores: FloatArray, may: BoolArray) -> tuple[IntArray, FloatArray]:
+    """Candidates without those that may not be found; the others keep their order and move up."""
+    keep = (rows >= 0) & may[rows]
+    order = np.argsort(~keep, axis=1, kind="stable")
+    kept_rows = np.take_along_axis(np.where(keep, rows, -1), order, axis=1)
+    kept_scores = np.take_along_axis(np.where(keep, scores, np.float32(-np.inf)), order, axis=1)
+    return kept_rows, kept_scores
+
+
+def _useful(approximate: FloatArray, k: int, error: float) -> int:
+    """How many leading candidates can be among the best `k` of any query."""
+    if approximate.shape[1] <= k:
+        return approximate.shape[1]
+    last = approximate[:, k - 1].astype(np.float64)
+    # Clamping turns all that is above 1, or below -1, into ties, of which none may be left out.
+    floor = np.where(last <= error - 1, -np.inf, np.minimum(last, 1) - 2 * error)
+    return int((approximate >= floor[:, None]).sum(axis=1).max())
+
+
+def _rescored(vectors: FloatArray, ids: IntArray, queries: FloatArray, rows: IntArray) -> tuple[IntArray, FloatArray]:
+    """Ids and scores of candidate rows of shape (n_queries, c); -1 stays -1 and scores -inf."""
+    scores = np.empty(rows.shape, dtype=np.float32)
+    step = max(1, RESCORE_BYTES // (8 * vectors.shape[1] * max(1, rows.shape[1])))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        # Products of two float32 are exact in float64; each sum runs along one contiguous row, so its
+        # order depends on the length alone.
+        products = vectors[rows[part]].astype(np.float64) * queries[part, None, :]
+        scores[part] = clamped(products.sum(axis=2))
+    scores[rows < 0] = -np.inf
+    return np.where(rows >= 0, ids[rows], -1), scores
+
+
+def _scan(vectors: FloatArray, ids: IntArray, query: FloatArray, k: int, floor: float, may: BoolArray | None) -> Hits:
+    """The best `k` of one query by looking at every row: many rows are as good as the last hit."""
+    hits = no_hits(1, k)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        near = vectors[block] @ query >= floor
+        rows = np.flatnonzero(near if may is None else near & may[block])[None, :]
+        found = _rescored(vectors[block], ids[block], query[None, :], rows)
+        hits = best(*(np.concatenate(pair, axis=1) for pair in zip(hits, found, strict=True)), k)
+    return hits

@@ -1,0 +1,217 @@
+"""Groups and folds: what must not be divided, and how rows are dealt into folds without dividing it.
+
+scikit-learn's `StratifiedGroupKFold` can return empty or one-class folds (scikit-learn#33085, #28218); here every
+fold is checked, the number of folds is lowered where the groups ask for it, and what is impossible is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from vecstore.errors import DataError
+from vecstore.records import BoolArray, DoubleArray, IntArray
+
+
+def merge_groups(groups: npt.ArrayLike, contents: npt.ArrayLike | None = None) -> IntArray:
+    """Groups as numbers, where groups that share a content have become one.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n,)
+        Group of each row (patient, lesion, ...): numbers or text.
+    contents : array-like of shape (n,), optional
+        Content of each row. Rows with the same content end in the same group, and so do the rest of their groups.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        0 to number of groups - 1, numbered by first appearance.
+
+    Raises
+    ------
+    DataError
+        `groups` and `contents` differ in length.
+
+    Examples
+    --------
+    >>> merge_groups(["a", "b", "c", "a"], [1, 2, 2, 3])
+    array([0, 1, 1, 0])
+    """
+    codes = _codes(groups)
+    if contents is not None:
+        shared = _codes(contents)
+        if len(shared) != len(codes):
+            raise DataError(
+                f"{len(codes)} groups and {len(shared)} contents", expected="one of each per row", do="pass arrays of one length"
+            )
+        n_groups = int(codes.max(initial=-1)) + 1
+        size = n_groups + int(shared.max(initial=-1)) + 1
+        edges = coo_array((np.ones(len(codes), np.int8), (codes, shared + n_groups)), shape=(size, size))
+        codes = connected_components(edges, directed=False)[1][codes]
+    return _by_appearance(codes)
+
+
+def identical_rows(X: npt.NDArray[Any]) -> IntArray:
+    """Number rows so that equal rows have equal numbers, whatever the order of the rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float
+        Finite.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Sorted by a 64-bit hash of the row, so a permutation of the rows permutes the numbers with them.
+    """
+    words = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes = np.empty(len(X), np.uint64)
+    for start in range(0, len(X), 4096):
+        # Adding zero turns -0.0 into 0.0; the second multiplication mixes high bits into low ones.
+        bits = (X[start : start + 4096].astype(np.float64) + 0.0).view(np.uint64)
+        hashes[start : start + 4096] = ((bits ^ (bits >> np.uint64(29))) * words).sum(axis=1, dtype=np.uint64)
+    return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
+
+
+def grouped_folds(
+    y: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    n_folds: int = 5,
+    seed: int = 0,
+    *,
+    weights: npt.ArrayLike | None = None,
+    names: Sequence[object] | None = None,
+) -> IntArray:
+    """Deal rows into folds: no group is divided, and each fold has some of every class.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, n_labels)
+        Class index of each row, or 0/1 (NaN: unknown) per label.
+    groups : array-like of shape (n,)
+        Group of each row, numbers or text.
+    n_folds : int
+        At least 2. Fewer are made when the rarest class is in fewer groups. For several labels a label in fewer
+        groups than there are folds is dealt as evenly as it goes, and does not lower the number.
+    seed : int
+        Which of several equal groups goes where.
+    weights : array-like of shape (n,), optional
+        How much each row counts when classes are balanced between folds.
+    names : sequence, optional
+        Names of the classes for messages.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Fold of each row, from 0; all folds up to the largest are in use.
+
+    Raises
+    ------
+    DataError
+        No two folds can both have some of every class; the message names the class and its number of groups.
+
+    Examples
+    --------
+    >>> grouped_folds([0, 0, 1, 1, 0, 1], ["a", "a", "b", "c", "d", "d"], n_folds=2)
+    array([1, 1, 1, 0, 0, 0])
+    """
+    if n_folds < 2:
+        raise DataError(f"{n_folds} folds", expected="at least 2", do="pass n_folds=2 or more")
+    present, names = _presence(np.asarray(y), names)
+    codes = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    if len(codes) != len(present):
+        raise DataError(f"{len(present)} labels and {len(codes)} groups", expected="one of each per row", do="")
+    amount = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=np.float64)
+    several_labels = np.ndim(y) == 2
+    counts = _sum_by_group(codes, present * amount[:, None])
+    holders = (_sum_by_group(codes, present) > 0).sum(axis=0)
+    most = _most_folds(holders, n_folds, several_labels, names)
+    for folds in range(most, 1, -1):
+        fold_of_group = _deal(counts, folds, seed)
+        must = holders >= folds if several_labels else np.ones(len(holders), bool)
+        seen = _sum_by_group(fold_of_group[codes], present) > 0
+        if len(seen) == folds and seen[:, must].all():
+            return fold_of_group[codes]
+    rarest = int(np.argmin(holders))
+    raise DataError(
+        f"class {names[rarest]} is in {holders[rarest]} groups, which always fall in the same fold as another class's",
+        expected="at least two folds that each have some of every class",
+        do="leave the class out, or check the group column",
+    )
+
+
+def _codes(values: npt.ArrayLike) -> IntArray:
+    return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64).ravel()
+
+
+def _by_appearance(codes: IntArray) -> IntArray:
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _presence(y: npt.NDArray[Any], names: Sequence[object] | None) -> tuple[BoolArray, Sequence[object]]:
+    """What a fold should have some of: a column per class; for labels a column per label and per its absence."""
+    if y.ndim == 2:
+        labels = list(names) if names is not None else list(range(y.shape[1]))
+        return np.hstack([y == 1, y == 0]), [*labels, *(f"not {label}" for label in labels)]
+    classes = y.astype(np.int64)
+    size = len(names) if names is not None else int(classes.max(initial=-1)) + 1
+    return classes[:, None] == np.arange(size), names if names is not None else list(range(size))
+
+
+def _sum_by_group(codes: IntArray, values: npt.NDArray[Any]) -> DoubleArray:
+    size = int(codes.max(initial=-1)) + 1
+    return np.stack([np.bincount(codes, column, size) for column in values.T.astype(np.float64)], axis=1)
+
+
+def _most_folds(holders: IntArray, n_folds: int, several_labels: bool, names: Sequence[object]) -> int:
+    half = len(holders) // 2
+    limits = np.minimum(holders[:half], holders[half:]) if several_labels else holders
+    reach = 0 if not len(limits) else int(limits.max() if several_labels else limits.min())
+    if reach >= 2:
+        return min(n_folds, reach)
+    listing = ", ".join(f"{name}: {count}" for name, count in zip(names, holders, strict=True))
+    if not len(holders):
+        raise DataError("no labels to deal into folds", expected="at least two classes", do="check the labels")
+    raise DataError(
+        f"class {names[int(np.argmin(holders))]} is in {holders.min()} groups (groups per class: {listing})",
+        expected="every class in at least 2 groups",
+        do="leave the class out, add labelled cases, or name a finer group column",
+    )
+
+
+def _deal(counts: DoubleArray, folds: int, seed: int) -> IntArray:
+    """Fold of each group, from its class counts of shape (n_groups, n_classes).
+
+    Groups with equal counts are interchangeable, so each such kind is dealt at once: the same number to every
+    fold, the remainder one by one to the fold that has least of what the group brings. Kinds that bring
+    the largest share of a class go first, while there is still room to even things out.
+    """
+    counts = np.hstack([counts, counts.sum(axis=1, keepdims=True)])
+    total = np.maximum(counts.sum(axis=0), np.finfo(float).tiny)
+    kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(counts))
+    members = np.split(
+        shuffled[np.argsort(kind_of.ravel()[shuffled], kind="stable")],
+        np.cumsum(np.bincount(kind_of.ravel(), minlength=len(kinds)))[:-1],
+    )
+    held = np.zeros((folds, counts.shape[1]))
+    fold_of = np.empty(len(counts), np.int64)
+    for kind in np.argsort(-(kinds / total).max(axis=1), kind="stable"):
+        each, rest = divmod(len(members[kind]), folds)
+        fold_of[members[kind][: each * folds]] = np.repeat(np.arange(folds), each)
+        held += each * kinds[kind]
+        price = kinds[kind] / total**2
+        for group in members[kind][each * folds :] if rest else ():
+            fold = int(np.argmin(held @ price))
+            fold_of[group] = fold
+            held[fold] += kinds[kind]
+    return fold_of

@@ -1,0 +1,639 @@
+"""`Store`: one handle on catalog, shards, thumbnails and models, at one commit.
+
+Reading shows the snapshot at `Store.commit`. Writing is in `vecstore.store.append` (pictures and
+vectors) and in the methods that end in a commit here (tasks, columns, models).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vecstore.errors import Ambiguous, NotAStore, NotFound, NotWritable, StoreError
+from vecstore.files import canonical_json, make_folder, os_errors, sync_folder, write_file
+from vecstore.records import DecodeRule, FloatArray, IntArray, Passport, Split, TaskKind, Value
+from vecstore.store import predicate
+from vecstore.store.catalog import Catalog, Transaction, quoted, visible
+from vecstore.store.columns import RESERVED_COLUMNS, apply_metadata, common_type, ensure_columns, fit
+from vecstore.store.thumbnails import Thumbnails
+
+_SWEEP_SECONDS = 24 * 3600
+_CHUNK = 500  # values in one IN list; SQLite allows far more, but each text is compiled once
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All vectors made under one fingerprint."""
+
+    id: int
+    name: str
+    dim: int
+    passport: Passport
+    added_in: int
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the passport."""
+        return self.passport.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """A registered shard, as the catalog knows it."""
+
+    id: int
+    sha256: bytes
+    rows: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Items of a snapshot, by ascending id: `ids` and `contents` are ndarrays of shape (n,), int64."""
+
+    ids: IntArray
+    contents: IntArray
+    sources: list[str]
+    locators: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A named set of labels: one import."""
+
+    id: int
+    name: str
+    kind: TaskKind
+    classes: list[str]
+    positive: str | None
+    provenance: dict[str, Any]
+    added_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One row of a task: `value` is 1 where the class holds, 0 where it does not."""
+
+    item: int
+    name: str
+    value: float
+    split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A registered model; its files are in `models/<sha256>/`."""
+
+    id: int
+    task: Task
+    space: int
+    sha256: bytes
+    record: dict[str, Any]
+    added_in: int
+
+
+class Store:
+    """A store at a commit.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The store's folder.
+    at : int, optional
+        Show the store as it was at this commit; such a handle can't write.
+
+    Raises
+    ------
+    NotAStore, StoreTooNew, StoreDamaged, NotFound
+    """
+
+    def __init__(self, path: str | os.PathLike[str], at: int | None = None) -> None:
+        self.path = Path(path)
+        self.catalog = Catalog(self.path / "catalog.sqlite")
+        self.rule = DecodeRule(**json.loads(self.catalog.meta["decode_rule"]))
+        self.thumbnails = Thumbnails(self.path / "thumbnails.sqlite")
+        self.fixed = at is not None
+        self.commit = self.catalog.last_commit()
+        if at is not None:
+            oldest = int(self.catalog.meta["oldest"])
+            if not oldest <= at <= self.commit:
+                self.close()
+                raise NotFound(
+                    f"{self.path} has no commit {at}",
+                    expected=f"{oldest} to {self.commit}",
+                    do=f"see: vecstore log {self.path}",
+                )
+            self.commit = at
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], rule: DecodeRule | None = None) -> Store:
+        """Make a new store.
+
+        Raises
+        ------
+        StoreError
+            Something is there already.
+        NotWritable, DiskFull
+        """
+        folder = Path(path)
+        catalog = folder / "catalog.sqlite"
+        if folder.exists():
+            # What a creation leaves that was killed halfway may be finished; anything else is not ours.
+            names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {"a file"}
+            if _unfinished(catalog) is False or names - {"catalog.sqlite", "catalog.sqlite-journal"}:
+                raise StoreError(
+                    f"{folder} exists already",
+                    expected="a path where nothing is",
+                    do=f"open it, or choose another path; to add to a store: vecstore ingest ARCHIVE --store {folder}",
+                )
+        make_folder(folder)
+        with os_errors(str(folder)):
+            rule_json = canonical_json(asdict(rule or DecodeRule()))
+            Catalog.create(catalog, {"decode_rule": rule_json}, {"decode_rule": json.loads(rule_json)})
+        return cls(folder)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, commit={self.commit})"
+
+    def close(self) -> None:
+        """Close the files; the handle is not to be used again."""
+        self.catalog.close()
+        self.thumbnails.close()
+
+    def refresh(self) -> Store:
+        """Move to the newest commit, unless the handle was opened at one."""
+        if not self.fixed:
+            self.commit = self.catalog.last_commit()
+        return self
+
+    def rows(self, text: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Rows of a query over the catalog at this snapshot (`:at` is the commit)."""
+        return self.catalog.rows(text, {"at": self.commit, **values})
+
+    def write(self, verb: str, arguments: Mapping[str, Any], waiting: Callable[[], None] | None = None) -> _Writing:
+        """A transaction; when its block ends the handle shows the new commit."""
+        if self.fixed:
+            raise NotWritable(
+                f"{self.path} was opened at commit {self.commit}",
+                expected="the newest state",
+                do="open it without at=",
+            )
+        return _Writing(self, verb, arguments, waiting)
+
+    def secret(self, text: str) -> bytes:
+        """First 16 bytes of HMAC-SHA-256 with the store's secret: a name that can't be guessed back."""
+        return hmac.new(self.catalog.meta["store_secret"], text.encode(), hashlib.sha256).digest()[:16]
+
+    def item_key(self, source: str, locator: str) -> bytes:
+        """The key of an item: 16 bytes over source (case-folded, as names of sources compare) and locator."""
+        return self.secret(f"item\x00{source.casefold()}\x00{locator}")
+
+    def pseudonym(self, patient: str) -> str:
+        """What is stored in place of a patient's id: 16 hex digits, the same for the same id in this store."""
+        return self.secret(f"patient\x00{patient}").hex()[:16]
+
+    # Spaces and vectors
+
+    def spaces(self) -> list[Space]:
+        """Every space of the snapshot, oldest first."""
+        rows = self.rows("SELECT id, name, dim, passport, added_in FROM spaces WHERE added_in <= :at ORDER BY id")
+        return [Space(i, name, dim, Passport.from_dict(json.loads(text)), added) for i, name, dim, text, added in rows]
+
+    def space(self, name: str | None = None) -> Space:
+        """A space by name, or the only one.
+
+        Raises
+        ------
+        NotFound, Ambiguous
+        """
+        spaces = self.spaces()
+        names = ", ".join(space.name for space in spaces)
+        if name is None:
+            if len(spaces) == 1:
+                return spaces[0]
+            if not spaces:
+                raise NotFound(
+                    f"{self.path} holds no vectors yet",
+                    expected="at least one space",
+                    do="run: vecstore ingest ARCHIVE --store STORE",
+                )
+            raise Ambiguous(
+                f"{self.path} has {len(spaces)} spaces",
+                expected=f"one of: {names}",
+                do="name it: --space NAME",
+            )
+        for space in spaces:
+            if space.name.casefold() == name.casefold():
+                return space
+        raise NotFound(
+            f"{self.path} has no space {name!r}",
+            expected=f"one of: {names or 'none yet'}",
+            do="name it: --space NAME",
+        )
+
+    def add_space(self, name: str, passport: Passport, arguments: Mapping[str, Any]) -> Space:
+        """The space of a passport; made if its fingerprint is new.
+
+        Raises
+        ------
+        Ambiguous
+            The name belongs to vectors of another fingerprint.
+        """
+        for space in self.refresh().spaces():
+            if space.fingerprint == passport.fingerprint:
+                return space
+            if space.name.casefold() == name.casefold():
+                raise Ambiguous(
+                    f"the space {space.name!r} holds vectors of another fingerprint ({_difference(space.passport, passport)})",
+                    expected="a name that is free",
+                    do="name the new one: --space NAME",
+                )
+        with self.write("ingest", arguments) as tx:
+            row = {
+                "name": name,
+                "fingerprint": passport.fingerprint,
+                "passport": passport.to_json(),
+                "dim": passport.dim,
+            }
+            tx.add("spaces", [row])
+            tx.counts["space"] = name
+        return self.space(name)
+
+    def shards(self, space: Space) -> list[ShardRow]:
+        """Registered shards of a space at this snapshot, lowest id first."""
+        rows = self.rows(
+            f"SELECT id, sha256, rows, bytes, first, last FROM shards WHERE space = :space AND {visible()} ORDER BY id",
+            space=space.id,
+        )
+        return [ShardRow(*row) for row in rows]
+
+    def shard_path(self, space: Space, sha256: bytes) -> Path:
+        """Where a shard lies."""
+        return self.path / "shards" / str(space.id) / f"{sha256.hex()}.parquet"
+
+    def embedded(self, space: Space, shards: Sequence[ShardRow] | None = None) -> IntArray:
+        """Contents that have a vector in a space: ndarray of shape (n,), int64, ascending, without repetition."""
+        from vecstore.store.shards import read_contents
+
+        rows = self.shards(space) if shards is None else shards
+        parts = [read_contents(self.shard_path(space, s.sha256), space.dim, s.rows, s.bytes) for s in rows]
+        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+    def vectors(self, space: Space, contents: IntArray) -> FloatArray:
+        """Vectors of contents.
+
+        Parameters
+        ----------
+        space : Space
+        contents : ndarray of shape (n,), int64
+            Content ids, in any order, repetition allowed.
+
+        Returns
+        -------
+        ndarray of shape (n, dim), float32
+            Unit rows, in the order asked for.
+
+        Raises
+        ------
+        NotFound
+            A content has no vector in this space.
+        StoreDamaged
+            A shard is missing or fails its checksums.
+        """
+        from vecstore.store.reading import take
+
+        return take(self, space, contents)
+
+    # Items and their metadata
+
+    def items(self, where: str | None = None, source: str | None = None) -> Items:
+        """Items with a content at this snapshot, optionally only those that fit a predicate or belong to a source."""
+        rows = self.rows(
+            "SELECT s.item, s.content, src.name, i.locator FROM states s JOIN items i ON i.id = s.item"
+            f" JOIN sources src ON src.id = i.source WHERE {visible('s')} ORDER BY s.item"
+        )
+        if where is not None:
+            chosen = set(self.select(where).tolist())
+            rows = [row for row in rows if row[0] in chosen]
+        if source is not None:
+            rows = [row for row in rows if row[2].casefold() == source.casefold()]
+        ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        contents = np.fromiter((row[1] for row in rows), np.int64, len(rows))
+        return Items(ids, contents, [row[2] for row in rows], [row[3] for row in rows])
+
+    def select(self, where: str) -> IntArray:
+        """Ids of items that fit a predicate over the metadata columns (and tasks): ascending, int64.
+
+        Raises
+        ------
+        PredicateRefused
+        """
+        columns = self.columns()
+        taken = {name.casefold() for name in (*columns, *RESERVED_COLUMNS)}
+        tasks = {task.name: task.id for task in self.tasks() if task.name.casefold() not in taken}
+        return predicate.select(self.catalog.path, where, self.commit, columns, tasks)
+
+    def where_warnings(self, where: str) -> list[str]:
+        """Comparisons of a text column with a number, which are seldom what was meant."""
+        columns = self.columns()
+        names = ["item", "source", "locator", *columns, *(task.name for task in self.tasks())]
+        return predicate.numbers_as_text(predicate.check_text(where, names), columns)
+
+    def columns(self) -> dict[str, str]:
+        """Metadata columns of the snapshot: name to "TEXT", "INTEGER" or "REAL"."""
+        return dict(self.rows("SELECT name, type FROM columns WHERE added_in <= :at ORDER BY added_in, name"))
+
+    def column_name(self, name: str) -> str:
+        """The name of a column as it is written in the store; letter case is ignored.
+
+        Raises
+        ------
+        NotFound
+        """
+        columns = self.columns()
+        for known in columns:
+            if known.casefold() == name.casefold():
+                return known
+        raise NotFound(
+            f"{self.path} has no column {name!r}",
+            expected=f"one of: {', '.join(columns) or 'none yet'}",
+            do="columns come from DICOM files, a manifest, or: vecstore label ... --columns",
+        )
+
+    def column(self, name: str, ids: IntArray | None = None) -> dict[int, Value]:
+        """Non-empty values of a column by item id."""
+        column = quoted(self.column_name(name))
+        rows = self.rows(f"SELECT item, {column} FROM metadata WHERE {column} IS NOT NULL AND {visible()}")
+        if ids is None:
+            return dict(rows)
+        wanted = set(ids.tolist())
+        return {item: value for item, value in rows if item in wanted}
+
+    def metadata(self, ids: Iterable[int]) -> dict[int, dict[str, Value]]:
+        """Non-empty metadata of a few items, by item id."""
+        columns = list(self.columns())
+        found: dict[int, dict[str, Value]] = {}
+        names = ", ".join(["item", *map(quoted, columns)])
+        for chunk in _chunks(ids):
+            for row in self.rows(f"SELECT {names} FROM metadata WHERE item IN ({chunk}) AND {visible()}"):
+                found[row[0]] = {k: v for k, v in zip(columns, row[1:], strict=True) if v is not None}
+        return found
+
+    # Tasks and labels
+
+    def tasks(self) -> list[Task]:
+        """Every task of the snapshot, by name."""
+        return [_task(row) for row in self.rows(f"{_TASK_SQL} WHERE {visible()} ORDER BY name")]
+
+    def task(self, name: str) -> Task:
+        """A task by name.
+
+        Raises
+        ------
+        NotFound
+        """
+        tasks = self.tasks()
+        for task in tasks:
+            if task.name.casefold() == name.casefold():
+                return task
+        raise NotFound(
+            f"{self.path} has no task {name!r}",
+            expected=f"one of: {', '.join(t.name for t in tasks) or 'none yet'}",
+            do="make one: vecstore label STORE TABLE --task NAME --key COLUMN --value COLUMN",
+        )
+
+    def labels(self, task: Task) -> list[Label]:
+        """Labels of a task on items that have a content at this snapshot, by item and class."""
+        rows = self.rows(
+            "SELECT l.item, l.class, l.value, l.split FROM labels l JOIN states s ON s.item = l.item"
+            f" WHERE l.task = :task AND {visible('s')} ORDER BY l.item, l.class",
+            task=task.id,
+        )
+        return [Label(*row) for row in rows]
+
+    def add_task(
+        self,
+        name: str,
+        kind: TaskKind,
+        classes: Sequence[str],
+        labels: Iterable[Label],
+        provenance: Mapping[str, Any],
+        *,
+        positive: str | None = None,
+        columns: Mapping[str, Mapping[int, Value]] | None = None,
+        origin: str = "labels",
+        verb: str = "label",
+        counts: Mapping[str, Any] | None = None,
+    ) -> Task:
+        """Import a task (an older one of this name ends) and, with it, columns of the label table."""
+        with self.write(verb, provenance) as tx:
+            tx.end("tasks", "name = ?", (name,))
+            row = {
+                "name": name,
+                "kind": kind,
+                "classes": canonical_json(list(classes)),
+                "positive": positive,
+                "provenance": canonical_json(provenance),
+            }
+            (task,) = tx.add("tasks", [row])
+            tx.add(
+                "labels",
+                ({"task": task, "item": x.item, "class": x.name, "value": x.value, "split": x.split} for x in labels),
+            )
+            dropped = self.set_columns(tx, columns or {}, origin)
+            tx.counts |= {**(counts or {}), "task": name, **({"values_left_out": dropped} if dropped else {})}
+        return self.task(name)
+
+    def set_columns(self, tx: Transaction, columns: Mapping[str, Mapping[int, Value]], origin: str) -> dict[str, int]:
+        """Give items metadata: a column born here is filled in place, a correction begins a new row.
+
+        Returns
+        -------
+        dict
+            Column to number of values that did not fit its type and were left out.
+        """
+        born, names = ensure_columns(tx, {n: common_type(values.values()) for n, values in columns.items()}, origin)
+        types = dict(tx.sql("SELECT name, type FROM columns"))
+        changes: dict[int, dict[str, Value]] = {}
+        dropped: dict[str, int] = {}
+        for name, values in columns.items():
+            for item, value in values.items():
+                fitted = fit(value, types[names[name]])
+                if fitted is None and value is not None:
+                    dropped[names[name]] = dropped.get(names[name], 0) + 1
+                else:
+                    changes.setdefault(item, {})[names[name]] = fitted
+        apply_metadata(tx, changes, born)
+        return dropped
+
+    # Failures, log, models
+
+    def failures(self) -> list[dict[str, Any]]:
+        """What could not be embedded, and why."""
+        rows = self.rows(
+            "SELECT i.id, src.name, i.locator, sp.name, f.stage, f.reason, f.attempts, f.commit_id FROM failures f"
+            " JOIN items i ON i.id = f.item JOIN sources src ON src.id = i.source LEFT JOIN spaces sp ON sp.id = f.space"
+            " ORDER BY src.name, i.locator"
+        )
+        names = ("item_id", "source", "locator", "space", "stage", "reason", "attempts", "commit")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every commit up to the snapshot, oldest first."""
+        rows = self.rows(
+            "SELECT id, time, verb, arguments, versions, counts, seconds FROM commits WHERE id <= :at ORDER BY id"
+        )
+        return [
+            {
+                "commit": i,
+                "time": when,
+                "verb": verb,
+                "arguments": json.loads(arguments),
+                "counts": json.loads(counts),
+                "seconds": seconds,
+                "versions": json.loads(libraries),
+            }
+            for i, when, verb, arguments, libraries, counts, seconds in rows
+        ]
+
+    def add_model(
+        self, task: Task, space: Space, files: Mapping[str, bytes], record: Mapping[str, Any], seen: IntArray
+    ) -> Model:
+        """Write a model's files, then register it with the items it saw."""
+        digest = hashlib.sha256(
+            canonical_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}).encode()
+        ).digest()
+        folder = self.path / "models" / digest.hex()
+        if not folder.is_dir():
+            make_folder(folder.parent)
+            temporary = folder.parent / f"tmp-{os.getpid()}-{os.urandom(6).hex()}"
+            make_folder(temporary)
+            for name, data in files.items():
+                write_file(temporary / name, data)
+            with os_errors(str(folder)):
+                temporary.rename(folder)
+                sync_folder(folder.parent)
+        with self.write("train", {"task": task.name, "space": space.name, "model": record.get("model")}) as tx:
+            row = {"task": task.id, "space": space.id, "sha256": digest, "record": canonical_json(record)}
+            (model,) = tx.add("models", [row])
+            tx.add("seen", ({"model": model, "item": int(item)} for item in seen))
+            tx.counts |= {"task": task.name, "auc": record.get("auc"), "n": record.get("n")}
+        return next(m for m in self.models() if m.id == model)
+
+    def models(self, task: str | None = None) -> list[Model]:
+        """Registered models, oldest first; of one task (any of its imports), or all."""
+        tasks = {row[0]: _task(row) for row in self.rows(_TASK_SQL)}
+        rows = self.rows(f"SELECT id, task, space, sha256, record, added_in FROM models WHERE {visible()} ORDER BY id")
+        models = [Model(i, tasks[t], space, sha, json.loads(record), added) for i, t, space, sha, record, added in rows]
+        return [m for m in models if task is None or m.task.name.casefold() == task.casefold()]
+
+    def model_files(self, model: Model) -> dict[str, bytes]:
+        """The files of a model, after their digest was compared with the catalog's.
+
+        Raises
+        ------
+        StoreDamaged
+        """
+        from vecstore.store.reading import read_model
+
+        return read_model(self.path / "models" / model.sha256.hex(), model.sha256)
+
+    def sweep(self) -> int:
+        """Remove files that no commit names and that are older than a day; returns how many.
+
+        The age is taken by the file system's own clock, which may differ from ours.
+        """
+        if not self.catalog.writable:
+            return 0
+        known = {sha.hex() for (sha,) in self.rows("SELECT sha256 FROM shards UNION SELECT sha256 FROM models")}
+        removed = 0
+        for folder in [*(self.path / "shards").glob("*"), self.path / "models"]:
+            entries = [e for e in folder.glob("*") if e.stem not in known] if folder.is_dir() else []
+            now = _file_system_time(self.path) if entries else 0.0
+            for entry in entries:
+                if now - entry.stat().st_mtime > _SWEEP_SECONDS:
+                    for inner in [*entry.glob("*"), entry]:
+                        with suppress(FileNotFoundError):
+                            inner.rmdir() if inner.is_dir() else inner.unlink()
+                    removed += 1
+        return removed
+
+
+class _Writing:
+    """The block of `Store.write`."""
+
+    def __init__(
+        self, store: Store, verb: str, arguments: Mapping[str, Any], waiting: Callable[[], None] | None
+    ) -> None:
+        self._store = store
+        self._context = store.catalog.write(verb, arguments, waiting)
+
+    def __enter__(self) -> Transaction:
+        self._transaction = self._context.__enter__()
+        return self._transaction
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._context.__exit__(kind, error, trace)
+        if error is None:
+            self._store.commit = self._transaction.commit
+
+
+_TASK_SQL = "SELECT id, name, kind, classes, positive, provenance, added_in FROM tasks"
+
+
+def _task(row: tuple[Any, ...]) -> Task:
+    i, name, kind, classes, positive, provenance, added = row
+    return Task(i, name, kind, json.loads(classes), positive, json.loads(provenance), added)
+
+
+def _unfinished(catalog: Path) -> bool | None:
+    """None without a catalog; else whether its creation never ended."""
+    if not catalog.is_file():
+        return None
+    try:
+        Catalog(catalog).close()
+    except NotAStore:
+        return True
+    except StoreError:
+        return False
+    return False
+
+
+def _difference(old: Passport, new: Passport) -> str:
+    a, b = asdict(old), asdict(new)
+    return ", ".join(f"{k}: {a[k]} against {b[k]}" for k in a if a[k] != b[k])[:300]
+
+
+def _chunks(ids: Iterable[int]) -> Iterable[str]:
+    numbers = [str(int(i)) for i in ids]
+    return (",".join(numbers[i : i + _CHUNK]) for i in range(0, len(numbers), _CHUNK))
+
+
+def _file_system_time(folder: Path) -> float:
+    probe = folder / f"tmp-{os.getpid()}-clock"
+    os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, 0o600))
+    os.utime(probe)
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
