@@ -25,6 +25,7 @@ PICTURE_SUFFIXES = frozenset(
 """Names that claim to be a picture: what is under them and can't be decoded is a failure, not a bystander."""
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (128, b"DICM", "dicom"),  # before the others: its free preamble may be the head of a TIFF
     (0, b"\xff\xd8\xff", "jpeg"),
     (0, b"\x89PNG\r\n\x1a\n", "png"),
     (0, b"GIF87a", "gif"),
@@ -33,9 +34,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"MM\x00*", "tiff"),
     (0, b"II+\x00", "tiff"),
     (0, b"MM\x00+", "tiff"),
-    (0, b"BM", "bmp"),
     (8, b"WEBP", "webp"),
-    (128, b"DICM", "dicom"),
     (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", "jp2"),
     (0, b"\xff\x4f\xff\x51", "jp2"),
     (4, b"ftypavif", "avif"),
@@ -46,6 +45,8 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x00\x05\x16\x07", "appledouble"),
     (0, b"PAR1", "parquet"),
 )
+_BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+"""Lengths of the second header of a BMP: "BM" alone also begins a text about BMI."""
 SNIFF_BYTES = 512
 PICTURE_KINDS = frozenset({"jpeg", "png", "gif", "tiff", "bmp", "webp", "dicom", "jp2", "avif", "pnm"})
 
@@ -67,9 +68,25 @@ def sniff(head: bytes) -> str | None:
     for offset, magic, kind in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return kind
-    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n":
-        return "pnm"
-    return None
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    if len(head) > 3 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n":
+        return "pnm" if head[3:4] in b"0123456789# \t\r\n" else None
+    return "dicom" if _bare_dicom(head) else None
+
+
+def _bare_dicom(head: bytes) -> bool:
+    """Whether bytes without preamble begin with a little-endian element as a DICOM header does.
+
+    The lowest elements of groups 0002 and 0008, with a VR or (implicit) a short even length.
+    """
+    group, element = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
+    if len(head) < 16 or group not in (2, 8) or element > 0x18:
+        return False
+    if head[4:6] in (b"UL", b"OB", b"UI", b"SH", b"AE", b"CS", b"DA", b"TM", b"LO"):
+        return True
+    length = int.from_bytes(head[4:8], "little")
+    return group == 8 and (length == 4 if element == 0 else length % 2 == 0 and 0 < length <= 128)
 
 
 def canonical_json(value: Any) -> str:

@@ -23,7 +23,7 @@ from vecstore.store.store import Space, Store
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store knows of a locator: `content` and `file_sha256` are None where the item has no picture.
+    """What the store knows of a locator: `content`, `hash` and `file_sha256` are None where the item has no picture.
 
     `failed` holds the ids of the spaces in which it failed, None for a picture that could not be decoded.
     """
@@ -32,6 +32,7 @@ class Known:
     size: int | None
     mtime_ns: int | None
     content: int | None
+    hash: bytes | None
     file_sha256: bytes | None
     failed: frozenset[int | None]
 
@@ -75,6 +76,8 @@ class Batch:
     refusals : list of Refusal
     touched : list of (item id, size, mtime_ns)
         Files with unchanged bytes under a new time.
+    described : dict
+        Item id to metadata that its source now gives an unchanged file.
     vectors : dict
         Space id to (content hashes, float16 ndarray of shape (n, dim)).
     thumbnails : dict
@@ -86,6 +89,7 @@ class Batch:
     pictures: list[Picture] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     touched: list[tuple[int, int | None, int | None]] = field(default_factory=list)
+    described: dict[int, Mapping[str, Value]] = field(default_factory=dict)
     vectors: dict[int, tuple[list[bytes], npt.NDArray[np.float16]]] = field(default_factory=dict)
     thumbnails: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -99,14 +103,16 @@ def known_items(store: Store, source: str, locators: Sequence[str]) -> dict[str,
     found: dict[str, Known] = {}
     for locator in locators:
         rows = store.catalog.rows(
-            "SELECT i.id, i.size, i.mtime_ns, s.content, s.file_sha256 FROM items i"
-            " LEFT JOIN states s ON s.item = i.id AND s.removed_in IS NULL WHERE i.key = ?",
+            "SELECT i.id, i.size, i.mtime_ns, s.content, c.hash, s.file_sha256 FROM items i"
+            " LEFT JOIN states s ON s.item = i.id AND s.removed_in IS NULL"
+            " LEFT JOIN contents c ON c.id = s.content WHERE i.key = ?",
             (store.item_key(source, locator),),
         )
         if rows:
             failed = store.catalog.rows("SELECT space FROM failures WHERE item = ?", (rows[0][0],))
-            item, size, mtime_ns, content, sha256 = rows[0]
-            found[locator] = Known(item, size, mtime_ns, content, sha256, frozenset(row[0] for row in failed))
+            item, size, mtime_ns, content, content_hash, sha256 = rows[0]
+            spaces = frozenset(row[0] for row in failed)
+            found[locator] = Known(item, size, mtime_ns, content, content_hash, sha256, spaces)
     return found
 
 
@@ -311,10 +317,11 @@ def _fail(tx: Transaction, item: int, refusal: Refusal) -> None:
 
 
 def _describe(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
-    """Metadata of the batch's pictures: new columns, then rows."""
+    """Metadata of the batch: new columns, then rows."""
+    rows = [(items[picture.locator], picture.metadata) for picture in batch.pictures] + [*batch.described.items()]
     kinds: dict[str, str] = {}
-    for picture in batch.pictures:
-        for name, value in picture.metadata.items():
+    for _, metadata in rows:
+        for name, value in metadata.items():
             if value is not None:
                 kinds.setdefault(name, value_type(value))
     if not kinds:
@@ -323,15 +330,13 @@ def _describe(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
     types = dict(tx.sql("SELECT name, type FROM columns"))
     dropped: dict[str, int] = {}
     changes: dict[int, dict[str, Value]] = {}
-    for picture in batch.pictures:
-        row: dict[str, Value] = {}
-        for name, value in picture.metadata.items():
+    for item, metadata in rows:
+        changes[item] = {}
+        for name, value in metadata.items():
             if value is not None and (fitted := fit(value, types[names[name]])) is not None:
-                row[names[name]] = fitted
+                changes[item][names[name]] = fitted
             elif value is not None:
                 dropped[names[name]] = dropped.get(names[name], 0) + 1
-        if row:
-            changes[items[picture.locator]] = row
     apply_metadata(tx, changes, born)
     if dropped:
         tx.counts["values_left_out"] = dropped

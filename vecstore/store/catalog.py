@@ -66,13 +66,13 @@ def row_digest(table: str, row: Mapping[str, Any]) -> int:
 _UNDIGESTED = frozenset({"removed_in", "size", "mtime_ns"})
 
 
-def versions() -> str:
-    """Canonical JSON of the libraries that are installed, for the log."""
+def library_versions() -> dict[str, str]:
+    """The libraries that are installed, by name, for the record."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     for name in _LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return canonical_json(found)
+    return found
 
 
 @contextmanager

@@ -486,6 +486,29 @@ class Store:
         apply_metadata(tx, changes, born)
         return dropped
 
+    def labels_of(self, ids: Iterable[int]) -> dict[int, dict[str, str]]:
+        """Labels of a few items: item id to task to class (several labels joined by ";")."""
+        found: dict[int, dict[str, str]] = {}
+        for chunk in _chunks(ids):
+            for item, task, name in self.rows(
+                "SELECT l.item, t.name, l.class FROM labels l JOIN tasks t ON t.id = l.task"
+                f" WHERE l.item IN ({chunk}) AND l.value > 0 AND {visible('t')} ORDER BY l.item, t.name, l.class"
+            ):
+                known = found.setdefault(item, {})
+                known[task] = f"{known[task]};{name}" if task in known else name
+        return found
+
+    def hashes(self, contents: IntArray) -> list[bytes]:
+        """Content hashes of contents, in their order."""
+        found: dict[int, bytes] = {}
+        for chunk in _chunks(contents.tolist()):
+            found |= dict(self.rows(f"SELECT id, hash FROM contents WHERE id IN ({chunk})"))
+        return [found[content] for content in contents.tolist()]
+
+    def contents_of(self, hashes: Sequence[bytes]) -> list[int]:
+        """Ids of those contents that the store has, of some hashes."""
+        return [i for h in hashes for (i,) in self.rows("SELECT id FROM contents WHERE hash = :hash", hash=h)]
+
     # Failures, log, models
 
     def failures(self) -> list[dict[str, Any]]:

@@ -1,0 +1,73 @@
+"""`evaluate`: score a stored model again, from stored vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from vecstore.dataset import class_counts, dataset
+from vecstore.embedding import pictures_opened
+from vecstore.probes import metrics
+from vecstore.store import Store
+from vecstore.trained import Probe, load, space_of
+
+
+def evaluate(store: Store, task: str, *, model: int | None = None) -> Probe:
+    """Score the newest model of a task, or one by its id.
+
+    On the official test part the stored weights are applied again to the stored vectors; without one, the
+    out-of-fold predictions saved in training are scored again.
+
+    Parameters
+    ----------
+    store : Store
+    task : str
+    model : int, optional
+
+    Returns
+    -------
+    Probe
+        With a fresh record; nothing is written.
+
+    Raises
+    ------
+    NotFound, StoreDamaged
+    """
+    opened = pictures_opened()
+    probe = load(store, task, model)
+    assert probe.model is not None
+    record = probe.record
+    group = record.group_column or "none"
+    data = dataset(
+        store, probe.model.task, space=space_of(store, probe), group=group, classes=record.classes, min_groups=0
+    )
+    kept = np.isin(data.items, probe.items)
+    if record.part == "test":
+        kept &= data.test
+        probabilities = probe.predict_proba(data.vectors(kept))
+    else:
+        order = {int(item): row for row, item in enumerate(probe.items)}
+        probabilities = probe.probabilities[[order[int(item)] for item in data.items[kept]]]
+    notes = [] if kept.sum() == record.n else [f"{record.n - int(kept.sum())} items of the training record are gone"]
+    scores = metrics.evaluate(
+        data.y[kept], probabilities, record.classes, probe.model.task.kind, data.groups[kept], seed=record.seed
+    )
+    fresh = dataclasses.replace(
+        record,
+        counts=class_counts(data, kept),
+        n=scores.n,
+        groups=scores.groups,
+        auc=scores.auc,
+        auc_interval=None if scores.auc_interval is None else list(scores.auc_interval),
+        auc_per_class=dict(scores.auc_per_class),
+        accuracy=scores.accuracy,
+        accuracy_interval=None if scores.accuracy_interval is None else list(scores.accuracy_interval),
+        balanced_accuracy=scores.balanced_accuracy,
+        balanced_accuracy_interval=(
+            None if scores.balanced_accuracy_interval is None else list(scores.balanced_accuracy_interval)
+        ),
+        notes=[*record.notes, *notes],
+        pixels_read=pictures_opened() - opened,
+    )
+    return Probe(fresh, probe.estimator, probe.model, data.items[kept], data.y[kept], probabilities)

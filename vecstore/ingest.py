@@ -1,0 +1,470 @@
+"""`ingest`: bring a store in step with an archive. Run it again after anything: it does only what is left."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vecstore.embedding import NOT_FINITE, Job, Outcome, Pipeline
+from vecstore.encoders import open_encoder
+from vecstore.encoders.base import Encoder
+from vecstore.errors import Ambiguous, ArchiveError, UsageError
+from vecstore.labelling import import_source_labels
+from vecstore.records import DecodeRule, IntArray, Progress, Raw, Silent, Value, batched
+from vecstore.sources import open_source
+from vecstore.sources.base import Source
+from vecstore.store import Space, Store
+from vecstore.store.append import (
+    Batch,
+    Known,
+    Picture,
+    Refusal,
+    append,
+    count_items,
+    known_contents,
+    known_items,
+    sample_items,
+)
+from vecstore.store.columns import fit
+
+COMMIT_PICTURES = 4096
+COMMIT_SECONDS = 30.0
+_LOOK_UP = 1024
+_SAMPLE = 32
+_RACY_NS = 2_000_000_000
+"""A file changed this shortly before it was read may change again within the same tick of its clock."""
+
+
+@dataclass(slots=True)
+class IngestResult:
+    """What one run did; the names are the contract of `--json`.
+
+    Attributes
+    ----------
+    source : str
+    spaces : list of str
+    added : int
+        Items that are new or changed.
+    present : int
+        Items that were there already, unchanged.
+    failed : int
+        Items that this run could not decode or embed.
+    failed_before : int
+        Items that failed in an earlier run, unchanged since, not tried again.
+    embedded : int
+        Vectors computed.
+    gone : int
+        Items that the archive no longer lists; they stay in the store.
+    passed_over : int
+        Files that are not pictures and do not claim to be.
+    task : str or None
+        The task made from labels that the archive brings.
+    commit : int
+    seconds : float
+    """
+
+    source: str
+    spaces: list[str] = field(default_factory=list)
+    added: int = 0
+    present: int = 0
+    failed: int = 0
+    failed_before: int = 0
+    embedded: int = 0
+    gone: int = 0
+    passed_over: int = 0
+    task: str | None = None
+    commit: int = 0
+    seconds: float = 0.0
+
+
+def ingest(
+    store: Store | str | os.PathLike[str],
+    archive: str | os.PathLike[str],
+    *,
+    encoder: str | Sequence[str] = "bundled",
+    source: str | None = None,
+    kind: str | None = None,
+    path_column: str | None = None,
+    space: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    frames: Literal["first", "all"] | None = None,
+    retry: Literal["no", "also", "only"] = "no",
+    verify_content: bool = False,
+    thumbnails: bool = True,
+    progress: Progress | None = None,
+) -> IngestResult:
+    """Embed what an archive holds and the store does not.
+
+    Parameters
+    ----------
+    store : Store or path
+        A path is opened, or created when the archive and the encoder are there.
+    archive : path
+        A folder, a zip or tar, a manifest (CSV, TSV or Parquet), a MedMNIST file, or one picture.
+    encoder : str or sequence of str
+        Each picture is decoded once for all of them.
+    source : str, optional
+        The name of the archive in the store; its base name by default.
+    kind : str, optional
+        Of the source, where what is there should not decide.
+    path_column : str, optional
+        Of a manifest.
+    space : str, optional
+        Name of the space, for a single encoder.
+    weights : path, optional
+        Weights file, for a single encoder.
+    device : str, optional
+        "cpu", "cuda", "cuda:1"; the best there is by default.
+    frames : {"first", "all"}, optional
+        Only when the store is created: which frames of a file become items.
+    retry : {"no", "also", "only"}
+        Whether items that failed before are tried again though their file is unchanged.
+    verify_content : bool
+        Hash every file instead of trusting size and time.
+    thumbnails : bool
+    progress : Progress, optional
+
+    Returns
+    -------
+    IngestResult
+
+    Raises
+    ------
+    ArchiveError
+        Nothing there, no pictures, or other files than this source name stands for.
+    EncoderError, StoreError, UsageError
+        The store is as it was, or as the last commit left it.
+    """
+    started = time.monotonic()
+    progress = progress or Silent()
+    names = [encoder] if isinstance(encoder, str) else list(dict.fromkeys(encoder))
+    if len(names) != 1 and (space or weights):
+        raise UsageError(
+            "--space and --weights belong to one encoder", "one --encoder with them", "run once per encoder"
+        )
+    archive_source = open_source(archive, kind=kind, path_column=path_column)
+    listing = archive_source.list()
+    first = next(listing, None)
+    if first is None:
+        raise ArchiveError(f"{archive}: there are no files in it", expected="pictures", do="check the path")
+    encoders = [open_encoder(name, weights=weights, device=device) for name in names]
+    opened = not isinstance(store, Store)
+    handle = store if isinstance(store, Store) else _open_or_create(store, frames)
+    try:
+        if frames is not None and frames != handle.rule.frames:
+            raise UsageError(
+                f"{handle.path} was created with frames={handle.rule.frames}",
+                expected="the same rule for all its pictures",
+                do="leave --frames away, or make another store",
+            )
+        run = _Run(
+            handle.refresh(), archive_source, source, encoders, space, retry, verify_content, thumbnails, progress
+        )
+        run.check_archive(archive)
+        run.all(chain([first], listing))
+        table = archive_source.labels()
+        if table is not None and run.result.failed == 0:
+            run.result.task = import_source_labels(handle, run.result.source, table)
+        handle.sweep()
+        run.result.commit = handle.commit
+        run.result.seconds = round(time.monotonic() - started, 3)
+        return run.result
+    finally:
+        if opened:
+            handle.close()
+
+
+def _open_or_create(path: str | os.PathLike[str], frames: Literal["first", "all"] | None) -> Store:
+    if (Path(path) / "catalog.sqlite").is_file() and (Path(path) / "catalog.sqlite").stat().st_size:
+        return Store(path)
+    return Store.create(path, DecodeRule(frames=frames or "first"))
+
+
+class _Run:
+    """One ingest: the listing goes in, commits come out."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        name: str | None,
+        encoders: Sequence[Encoder],
+        space: str | None,
+        retry: Literal["no", "also", "only"],
+        verify_content: bool,
+        thumbnails: bool,
+        progress: Progress,
+    ) -> None:
+        self.store, self.source, self.encoders = store, source, encoders
+        self.name = name or source.name
+        self.space_name = space
+        self.retry, self.verify_content, self.progress = retry, verify_content, progress
+        self.result = IngestResult(self.name)
+        self.arguments: dict[str, object] = {}
+        self.spaces: list[Space] = []
+        self.embedded: list[IntArray] = []
+        self._shards_seen: list[set[int]] = []
+        self.pipeline = Pipeline(encoders, store.rule, self._lacking, thumbnails)
+        self._present_before = count_items(store, self.name)
+        self._listed_before = 0
+        self._broken: dict[tuple[int, bytes], str] = {}
+
+    def check_archive(self, archive: str | os.PathLike[str]) -> None:
+        """Refuse other files under a known source name; a moved archive is recognised by its bytes."""
+        place = self.store.secret(f"place\x00{os.path.realpath(archive)}").hex()
+        self.arguments = {
+            "archive": Path(os.path.realpath(archive)).name,
+            "source": self.name,
+            "place": place,
+            "encoders": [encoder.passport.encoder for encoder in self.encoders],
+            "compute": sorted({encoder.compute for encoder in self.encoders}),
+        }
+        places = [
+            entry["arguments"].get("place")
+            for entry in self.store.log()
+            if str(entry["arguments"].get("source", "")).casefold() == self.name.casefold()
+        ]
+        sample = dict(sample_items(self.store, self.name, _SAMPLE))
+        if not sample or place in places:
+            return
+        agree = differ = 0
+        pipeline = Pipeline([], self.store.rule, thumbnails=False)
+        wanted = {
+            locator.rpartition("#")[0] if self.store.rule.frames == "all" and "#" in locator else locator: sha
+            for locator, sha in sample.items()
+        }
+        jobs = (Job(raw, wanted[raw.locator], complete=True) for raw in self.source.find(list(wanted)))
+        for outcome in pipeline.outcomes(jobs):
+            agree += outcome.unchanged
+            differ += not outcome.unchanged
+        if agree <= differ:
+            raise ArchiveError(
+                f"the store knows another archive under the name {self.name!r}: of {len(wanted)} of its files looked for in"
+                f" {archive}, {agree} are there with the same bytes",
+                expected="the same archive, perhaps moved",
+                do="give this one a name of its own: --source NAME",
+            )
+        self.progress.say(f"{self.name}: moved archive, {agree} of {agree + differ} sampled files have the same bytes")
+
+    def all(self, listing: Iterator[Raw]) -> None:
+        """Go through the listing and commit as it goes."""
+        for encoder in self.encoders:
+            name = self.space_name or _safe(encoder.passport.encoder)
+            self.spaces.append(self._space(name, encoder))
+            self.embedded.append(np.empty(0, np.int64))
+            self._shards_seen.append(set())
+        self.result.spaces = [space.name for space in self.spaces]
+        self._learn()
+        batch, since = self._batch(), time.monotonic()
+        self.progress.begin("pictures", None)
+        for outcome in self.pipeline.outcomes(self._jobs(listing, lambda: batch)):
+            self._book(batch, outcome)
+            full = len(batch.pictures) + len(batch.refusals) + len(batch.touched) >= COMMIT_PICTURES
+            if full or time.monotonic() - since > COMMIT_SECONDS:
+                self._commit(batch)
+                batch, since = self._batch(), time.monotonic()
+        self._commit(batch)
+        self.progress.end()
+        self.result.gone = max(0, self._present_before - self._listed_before)
+
+    def _space(self, name: str, encoder: Encoder) -> Space:
+        """The encoder's space; a taken default name gets the start of the fingerprint behind it."""
+        try:
+            return self.store.add_space(name, encoder.passport, self.arguments)
+        except Ambiguous:
+            if self.space_name:
+                raise
+            name = f"{name}-{encoder.passport.fingerprint.hex()[:8]}"
+            return self.store.add_space(name, encoder.passport, self.arguments)
+
+    def _batch(self) -> Batch:
+        return Batch(self.name, self.source.kind)
+
+    def _jobs(self, listing: Iterator[Raw], batch: object) -> Iterator[Job]:
+        """What has to be opened; the rest is counted."""
+        current = batch
+        assert callable(current)
+        seen: set[str] = set()
+        for chunk in batched(listing, _LOOK_UP):
+            known = known_items(self.store, self.name, [raw.locator for raw in chunk])
+            self._compare_metadata(chunk, known, current())
+            seen.clear()
+            for raw in chunk:
+                if raw.locator in seen:
+                    self.progress.say(f"{raw.locator}: listed twice; the first one counts")
+                    continue
+                seen.add(raw.locator)
+                job = self._job(raw, known.get(raw.locator))
+                if job is None:
+                    self.progress.step()
+                else:
+                    yield job
+
+    def _job(self, raw: Raw, first: Known | None) -> Job | None:
+        frames = {raw.locator: first} if first else self._frames(raw.locator)
+        if not frames:
+            return None if self.retry == "only" else Job(raw)
+        held = {locator: k for locator, k in frames.items() if k.content is not None}
+        self._listed_before += len(held)
+        asked = {None, *(space.id for space in self.spaces)}
+        failed = any(k.failed & asked for k in frames.values())
+        same = all(
+            (k.size, k.mtime_ns) == (raw.size, raw.mtime_ns) and raw.mtime_ns is not None for k in frames.values()
+        )
+        if self.retry == "only" and not failed:
+            self.result.present += len(frames)
+            return None
+        if same and failed and self.retry == "no":
+            self.result.failed_before += len(frames)
+            return None
+        complete = not failed and all(self._complete(k.content) for k in held.values() if k.content is not None)
+        if same and complete and not self.verify_content:
+            self.result.present += len(frames)
+            return None
+        hashes = {locator: k.hash for locator, k in held.items() if k.hash is not None}
+        sha256 = next((k.file_sha256 for k in held.values()), None)
+        return Job(raw, sha256, hashes, complete)
+
+    def _frames(self, locator: str) -> dict[str, Known]:
+        """Known frames of a file of several, where all frames are items."""
+        found: dict[str, Known] = {}
+        while self.store.rule.frames == "all":
+            name = f"{locator}#{len(found) + 1}"
+            known = known_items(self.store, self.name, [name])
+            if not known:
+                break
+            found |= known
+        return found
+
+    def _compare_metadata(self, chunk: Sequence[Raw], known: Mapping[str, Known], batch: Batch) -> None:
+        """A manifest may say something new of a picture that did not change."""
+        told = {known[raw.locator].item: raw.metadata for raw in chunk if raw.metadata and raw.locator in known}
+        if not told:
+            return
+        types = {name.casefold(): (name, kind) for name, kind in self.store.columns().items()}
+        current = self.store.metadata(told)
+        for item, metadata in told.items():
+            row = current.get(item, {})
+            if any(_differs(row, types, name, value) for name, value in metadata.items() if value is not None):
+                batch.described[item] = metadata
+
+    def _complete(self, content: int) -> bool:
+        return all(_contains(known, content) for known in self.embedded)
+
+    def _lacking(self, content: bytes) -> Sequence[int]:
+        number = known_contents(self.store, [content]).get(content)
+        if number is None:
+            return range(len(self.encoders))
+        return [i for i, known in enumerate(self.embedded) if not _contains(known, number)]
+
+    def _learn(self) -> None:
+        """Read which contents have vectors, from shards that were registered since we last looked."""
+        self.store.refresh()
+        for position, space in enumerate(self.spaces):
+            fresh = [shard for shard in self.store.shards(space) if shard.id not in self._shards_seen[position]]
+            if fresh:
+                contents = self.store.embedded(space, fresh)
+                self.embedded[position] = np.union1d(self.embedded[position], contents)
+                self._shards_seen[position].update(shard.id for shard in fresh)
+
+    def _book(self, batch: Batch, outcome: Outcome) -> None:
+        """Put an outcome into the batch that will be committed next."""
+        raw = outcome.job.raw
+        self.progress.step()
+        mtime_ns = raw.mtime_ns
+        if mtime_ns is not None and abs(time.time_ns() - mtime_ns) < _RACY_NS:
+            mtime_ns = None  # no time equals none: the next scan will hash the file
+        if outcome.passed_over:
+            self.result.passed_over += 1
+        elif outcome.unchanged:
+            items = known_items(self.store, self.name, list(outcome.job.known_hashes))
+            self.result.present += len(items)
+            batch.touched += [
+                (k.item, raw.size, mtime_ns) for k in items.values() if (k.size, k.mtime_ns) != (raw.size, mtime_ns)
+            ]
+        elif outcome.reason:
+            batch.refusals.append(Refusal(raw.locator, raw.size, mtime_ns, outcome.stage, outcome.reason))
+            self.progress.say(f"{raw.locator}: {outcome.reason}")
+        for shot in () if outcome.reason else outcome.shots:
+            metadata: dict[str, Value] = {**shot.metadata, **raw.metadata}
+            if patient := shot.metadata.get("PatientID"):
+                metadata["PatientID"] = raw.metadata.get("PatientID") or self.store.pseudonym(str(patient))
+            batch.pictures.append(
+                Picture(
+                    shot.locator,
+                    raw.size,
+                    mtime_ns,
+                    outcome.sha256,
+                    shot.decoder,
+                    shot.hash,
+                    shot.width,
+                    shot.height,
+                    metadata,
+                )
+            )
+            if shot.thumbnail is not None:
+                batch.thumbnails[shot.hash] = shot.thumbnail
+
+    def _commit(self, batch: Batch) -> None:
+        """Encode what is still waiting, leave out what others committed meanwhile, and commit."""
+        vectors = self.pipeline.flush()
+        self._learn()
+        for position, (hashes, matrix) in enumerate(vectors):
+            known = known_contents(self.store, hashes)
+            good = np.isfinite(matrix).all(axis=1) if len(hashes) else np.empty(0, bool)
+            for row in np.flatnonzero(~good):
+                self._broken[position, hashes[row]] = NOT_FINITE
+            keep = [
+                i
+                for i, h in enumerate(hashes)
+                if good[i] and not (h in known and _contains(self.embedded[position], known[h]))
+            ]
+            batch.vectors[self.spaces[position].id] = ([hashes[i] for i in keep], matrix[keep].astype(np.float16))
+        for picture in batch.pictures:
+            for position, space in enumerate(self.spaces):
+                if reason := self._broken.get((position, picture.hash)):
+                    size, mtime_ns = picture.size, picture.mtime_ns
+                    batch.refusals.append(Refusal(picture.locator, size, mtime_ns, "encode", reason, space.id))
+        held = [len(hashes) for hashes, _ in batch.vectors.values()]
+        if not (batch.pictures or batch.refusals or batch.touched or batch.described or any(held)):
+            return
+        spaces = {space.id: space for space in self.spaces}
+        counts = append(
+            self.store, batch, spaces, self.arguments, lambda: self.progress.say("waiting for another writer")
+        )
+        self._learn()
+        self.pipeline.release(vectors)
+        self.result.added += counts["added"]
+        self.result.present += len(batch.pictures) - counts["added"]
+        self.result.failed += counts["failed"]
+        self.result.embedded += counts["embedded"]
+
+
+def _contains(ascending: IntArray, value: int) -> bool:
+    position = int(np.searchsorted(ascending, value))
+    return position < len(ascending) and int(ascending[position]) == value
+
+
+def _differs(row: Mapping[str, Value], types: Mapping[str, tuple[str, str]], name: str, value: Value) -> bool:
+    if name.casefold() not in types:
+        return True
+    column, kind = types[name.casefold()]
+    fitted = fit(value, kind)
+    return fitted is not None and row.get(column) != fitted
+
+
+def _safe(name: str) -> str:
+    """An encoder's name as the name of a space: letters, digits, dot, dash and underscore.
+
+    >>> _safe("torchvision:resnet50/IMAGENET1K_V2")
+    'torchvision-resnet50-IMAGENET1K_V2'
+    """
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-")

@@ -1,0 +1,87 @@
+"""`label`: a table of labels becomes a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vecstore.labelling import Conflict, LabelResult, import_table
+from vecstore.store import Store
+
+
+def label(
+    store: Store,
+    table: Any = None,
+    *,
+    task: str,
+    key: str | None = None,
+    value: str | Sequence[str] | None = None,
+    column: str | None = None,
+    split_column: str | None = None,
+    columns: Sequence[str] = (),
+    positive: str | None = None,
+    ignore: Sequence[str] = (),
+    delimiter: str | None = None,
+    on_conflict: Conflict = "error",
+    source: str | None = None,
+    add: bool = False,
+) -> LabelResult:
+    """Import labels.
+
+    Parameters
+    ----------
+    store : Store
+    table : path, or pandas, Polars or PyArrow table, optional
+        CSV, TSV or Parquet. Not needed with `column`.
+    task : str
+        A task of this name is replaced.
+    key : str, optional
+        The table's column that names the picture: by path relative to the archive, path without a leading folder,
+        unique base name, unique stem, item id, or the item column of the same name ("A=B": table column A
+        is item column B). The rule that fits most rows is taken, and named in the result.
+    value : str or sequence of str, optional
+        The column with the label; several columns of 0 and 1 make a multi-label task.
+    column : str, optional
+        An item column as the label, instead of a table.
+    split_column : str, optional
+        The column with the official part: train, val or test.
+    columns : sequence of str
+        Further columns of the table that become item columns.
+    positive : str, optional
+        The positive value; with more than two values, all others are negative.
+    ignore : sequence of str
+        Values that mean "not labelled".
+    delimiter : str, optional
+        Several labels in one cell, divided by this: a multi-label task.
+    on_conflict : {"error", "first", "any", "drop"}
+        What to do with items whose rows disagree.
+    source : str, optional
+        Only items of this archive.
+    add : bool
+        Extend the task instead of replacing it.
+
+    Returns
+    -------
+    LabelResult
+
+    Raises
+    ------
+    NotFound, Ambiguous, LabelConflict, DataError, UsageError
+        Nothing was changed.
+    """
+    return import_table(
+        store,
+        table,
+        task,
+        key=key,
+        value=value,
+        column=column,
+        split_column=split_column,
+        columns=columns,
+        positive=positive,
+        ignore=ignore,
+        delimiter=delimiter,
+        on_conflict=on_conflict,
+        source=source,
+        add=add,
+    )

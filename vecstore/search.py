@@ -1,0 +1,304 @@
+"""`search`: similar cases to an item, a picture, a vector or a text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vecstore.dataset import group_codes
+from vecstore.embedding import embed_new, pictures_opened
+from vecstore.encoders import open_encoder
+from vecstore.errors import DataError, NotFound, PictureError, SpaceMismatch, UsageError
+from vecstore.neighbours import Neighbour, searcher
+from vecstore.records import FloatArray, Hit, IntArray
+from vecstore.store import Items, Space, Store
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answer to one query.
+
+    Attributes
+    ----------
+    hits : list of Hit
+        By score, the highest first; ties by item id.
+    query : str
+        What was asked.
+    kind : {"item", "picture", "vector", "text"}
+    space, encoder : str
+    where : str or None
+    group_column : str or None
+        Whose value the query's own group was excluded by.
+    excluded : int
+        Items left out because they are the query itself or of its group.
+    commit : int
+    searched : int
+        Items that could have been found.
+    exact : bool
+    pixels_read : int
+    notes : list of str
+    thumbnail : bytes or None
+        Of the query.
+    """
+
+    hits: list[Hit]
+    query: str
+    kind: str
+    space: str
+    encoder: str
+    where: str | None
+    group_column: str | None
+    excluded: int
+    commit: int
+    searched: int
+    exact: bool
+    pixels_read: int
+    notes: list[str] = field(default_factory=list)
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    name: str
+    kind: str
+    vector: FloatArray
+    own: list[int]
+    thumbnail: bytes | None = None
+
+
+def search(
+    store: Store,
+    query: int | str | os.PathLike[str] | FloatArray | None = None,
+    k: int = 10,
+    *,
+    text: str | None = None,
+    where: str | None = None,
+    space: str | None = None,
+    group: str | None = None,
+    include_own: bool = False,
+    encoder: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    thumbnails: bool = False,
+) -> SearchResult:
+    """Find the most similar items.
+
+    Parameters
+    ----------
+    store : Store
+    query : int, str, path or ndarray of shape (dim,), optional
+        An item id; an item's locator; a picture; a `.npy` file with one vector; a vector.
+    k : int
+        How many; exactly as many come back where as many exist.
+    text : str, optional
+        A description instead of a picture, in a CLIP space.
+    where : str, optional
+        A SQLite expression over the metadata columns.
+    space : str, optional
+        Needed where the store has several.
+    group : str, optional
+        Column whose value the query shares with its own group; "none" for no groups.
+    include_own : bool
+        Also find the query's own item and group, which are left out otherwise.
+    encoder, weights, device : optional
+        How to open the space's encoder, where its name alone does not find the weights.
+    thumbnails : bool
+        Whether the query's own thumbnail is wanted.
+
+    Returns
+    -------
+    SearchResult
+
+    Raises
+    ------
+    NotFound, UsageError, PredicateRefused, PictureError, SpaceMismatch
+    """
+    if (query is None) == (text is None):
+        raise UsageError("a search needs one query", expected="an item id, a picture, a vector file, or --text")
+    opened = pictures_opened()
+    chosen = store.refresh().space(space)
+    engine = searcher(store, chosen)
+    items = engine.items
+    _check_k(k, items)
+    notes = store.where_warnings(where) if where is not None else []
+    notes = [f"a text column is compared with a number: {told}" for told in notes]
+    allowed = store.select(where) if where is not None else None
+    if text is not None:
+        asked = _by_text(chosen, text, encoder, weights, device)
+    else:
+        asked = _resolve(store, chosen, items, query, encoder, weights, device)
+    column, own = _own(store, items, asked.own, group, include_own)
+    found = engine.find(asked.vector, k, allowed, own)
+    searched = len(items) if allowed is None else len(allowed)
+    if len(found) < k:
+        notes.append(f"{len(found)} of {k}: no more items fit")
+    thumbnail = asked.thumbnail
+    if thumbnail is None and thumbnails and asked.own:
+        row = int(np.searchsorted(items.ids, asked.own[0]))
+        (digest,) = store.hashes(items.contents[row : row + 1])
+        thumbnail = store.thumbnails.get([digest]).get(digest)
+    return SearchResult(
+        _hits(store, items, found),
+        asked.name,
+        asked.kind,
+        chosen.name,
+        chosen.passport.encoder,
+        where,
+        column,
+        len(own),
+        store.commit,
+        searched,
+        engine.exact,
+        pictures_opened() - opened,
+        notes,
+        thumbnail,
+    )
+
+
+def _check_k(k: int, items: Items) -> None:
+    if k < 1:
+        raise UsageError(f"k = {k}", expected="at least 1", do="-k 10")
+    if not len(items):
+        raise DataError(
+            "the store has no items", expected="at least one", do="run: vecstore ingest ARCHIVE --store STORE"
+        )
+    if k > len(items):
+        raise UsageError(
+            f"k = {k} is more than the {len(items)} items of the store", expected=f"1 to {len(items)}", do="-k N"
+        )
+
+
+def _resolve(
+    store: Store,
+    space: Space,
+    items: Items,
+    query: object,
+    encoder: str | None,
+    weights: str | os.PathLike[str] | None,
+    device: str | None,
+) -> _Query:
+    """What a query means: a vector, an item id, a file, or a locator, in this order."""
+    if isinstance(query, np.ndarray):
+        return _Query("a vector", "vector", _unit(query, space), [])
+    if isinstance(query, (int, np.integer)) or (
+        isinstance(query, str) and query.isdigit() and not Path(query).exists()
+    ):
+        return _by_item(store, space, items, int(query))
+    path = Path(str(query))
+    if path.is_file():
+        if path.suffix.lower() == ".npy":
+            return _Query(path.name, "vector", _unit(np.load(path, allow_pickle=False), space), [])
+        return _by_picture(store, space, items, path, encoder, weights, device)
+    rows = [row for row, locator in enumerate(items.locators) if locator == str(query)]
+    if len(rows) == 1:
+        return _by_item(store, space, items, int(items.ids[rows[0]]))
+    if rows:
+        told = ", ".join(f"{items.ids[row]} ({items.sources[row]})" for row in rows[:5])
+        raise NotFound(f"{query!s} is in {len(rows)} sources: {told}", expected="one item", do="give the item id")
+    raise NotFound(
+        f"{query!s}: no such file, and no item with this locator or id",
+        expected="a picture, a .npy file, an item id or a locator",
+        do=f"see: vecstore info {store.path}",
+    )
+
+
+def _by_item(store: Store, space: Space, items: Items, item: int) -> _Query:
+    row = int(np.searchsorted(items.ids, item))
+    if row >= len(items) or items.ids[row] != item:
+        raise NotFound(
+            f"the store has no item {item}",
+            expected="the id of an item with a picture",
+            do=f"see: vecstore predict or export {store.path}",
+        )
+    vector = store.vectors(space, items.contents[row : row + 1])[0]
+    return _Query(f"{items.sources[row]}: {items.locators[row]}", "item", vector, [item])
+
+
+def _by_picture(
+    store: Store,
+    space: Space,
+    items: Items,
+    path: Path,
+    encoder: str | None,
+    weights: str | os.PathLike[str] | None,
+    device: str | None,
+) -> _Query:
+    """A picture is embedded; where the store has the same pixels, those items are the query itself."""
+    opened = open_encoder(encoder or space.passport.encoder, weights=weights, device=device)
+    _check_fingerprint(space, opened.passport.fingerprint, opened.passport.encoder)
+    picture = next(embed_new(opened, store.rule, [path]), None)
+    if picture is None or picture.vector is None:
+        raise PictureError(
+            f"{path}: {picture.reason if picture else 'no picture in it'}", expected="a picture", do="try another file"
+        )
+    own = items.ids[np.isin(items.contents, store.contents_of([picture.hash]))].tolist()
+    return _Query(str(path), "picture", picture.vector, own, picture.thumbnail)
+
+
+def _by_text(
+    space: Space, text: str, encoder: str | None, weights: str | os.PathLike[str] | None, device: str | None
+) -> _Query:
+    opened = open_encoder(encoder or space.passport.encoder, weights=weights, device=device)
+    _check_fingerprint(space, opened.passport.fingerprint, opened.passport.encoder)
+    return _Query(text, "text", opened.encode_text([text])[0], [])
+
+
+def _check_fingerprint(space: Space, fingerprint: bytes, name: str) -> None:
+    if fingerprint != space.fingerprint:
+        raise SpaceMismatch(
+            f"the encoder {name} has the fingerprint {fingerprint.hex()[:12]}; the space {space.name} has"
+            f" {space.fingerprint.hex()[:12]}",
+            expected=f"{space.passport.encoder} with weights {space.passport.weights_sha256[:12]}",
+            do="give the same weights: --weights FILE",
+        )
+
+
+def _unit(vector: FloatArray, space: Space) -> FloatArray:
+    flat = np.asarray(vector, np.float64).reshape(-1)
+    length = float(np.linalg.norm(flat)) if np.isfinite(flat).all() else 0.0
+    if flat.shape != (space.dim,) or length == 0.0:
+        raise SpaceMismatch(
+            f"the query vector has shape {np.asarray(vector).shape}"
+            + ("" if length else ", and is not finite or has no length"),
+            expected=f"({space.dim},), finite: the space {space.name}",
+            do="make it with the space's encoder",
+        )
+    unit: FloatArray = (flat / length).astype(np.float32)
+    return unit
+
+
+def _own(
+    store: Store, items: Items, own: Sequence[int], group: str | None, include_own: bool
+) -> tuple[str | None, list[int]]:
+    """Items that are the query, or belong to its group."""
+    if include_own or not own:
+        return None, []
+    column, groups, _ = group_codes(store, items.ids, items.contents, group)
+    mine = groups[np.isin(items.ids, np.asarray(own, np.int64))]
+    excluded: IntArray = items.ids[np.isin(groups, mine)]
+    return column, excluded.tolist()
+
+
+def _hits(store: Store, items: Items, found: Sequence[Neighbour]) -> list[Hit]:
+    ids = [hit.item for hit in found]
+    metadata = store.metadata(ids)
+    labels = store.labels_of(ids)
+    hits = []
+    for rank, hit in enumerate(found, 1):
+        row = int(np.searchsorted(items.ids, hit.item))
+        hits.append(
+            Hit(
+                rank,
+                hit.item,
+                hit.score,
+                items.sources[row],
+                items.locators[row],
+                metadata.get(hit.item, {}),
+                labels.get(hit.item, {}),
+            )
+        )
+    return hits

@@ -1,0 +1,151 @@
+"""`train`: from a task to a probe with an honest number, without opening a picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vecstore.dataset import MIN_GROUPS, Dataset, class_counts, dataset
+from vecstore.embedding import pictures_opened
+from vecstore.errors import DataError
+from vecstore.probes import make
+from vecstore.probes.metrics import evaluate
+from vecstore.records import Progress, Silent
+from vecstore.store import Store
+from vecstore.store.catalog import library_versions
+from vecstore.trained import Probe, Record, register
+
+NESTED_ITEMS = 20_000
+"""Beyond, the out-of-fold scores are those of the folds on which the strength was chosen."""
+
+
+def train(
+    store: Store,
+    task: str,
+    *,
+    model: str = "probe",
+    space: str | None = None,
+    group: str | None = None,
+    where: str | None = None,
+    min_groups: int = MIN_GROUPS,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Probe:
+    """Train a probe on stored vectors, score it, and register it in the store.
+
+    Parameters
+    ----------
+    store : Store
+    task : str
+    model : {"probe", "svm", "knn"}
+        Logistic regression, linear SVM, or nearest neighbours.
+    space : str, optional
+        Needed where the store has several.
+    group : str, optional
+        Column that is never split; found by its name otherwise. "none": every item for itself.
+    where : str, optional
+        Only items that fit a predicate.
+    min_groups : int
+        Classes in fewer groups are left out and noted.
+    classes : sequence of str, optional
+        Only these.
+    seed : int
+        Of folds and bootstrap.
+    progress : Progress, optional
+
+    Returns
+    -------
+    Probe
+        `probe.record` has the scores: on the official test part where the task has one, else out of fold.
+
+    Raises
+    ------
+    NotFound, Ambiguous, DataError, PredicateRefused
+    """
+    progress = progress or Silent()
+    opened = pictures_opened()
+    started = time.perf_counter()
+    data = dataset(store, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
+    progress.say(_groups_line(data))
+    for note in data.notes:
+        progress.say(note)
+    development = ~data.test
+    official = bool(data.test.any())
+    if not development.any():
+        raise DataError(
+            f"task {task!r}: no training items are left",
+            expected="items outside the test part",
+            do="check --split-column",
+        )
+    vectors = data.vectors(development)
+    read = time.perf_counter()
+    nested = not official and int(development.sum()) <= NESTED_ITEMS
+    estimator: Any = make(model, seed=seed, nested=nested)
+    estimator.fit(vectors, data.y[development], groups=data.groups[development])
+    fitted = time.perf_counter()
+    notes = list(data.notes)
+    if official:
+        rows, probabilities = data.test, estimator.predict_proba(data.vectors(data.test))
+    else:
+        rows, probabilities = development, estimator.oof_
+        if not nested:
+            notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
+    probabilities = np.asarray(probabilities, np.float64)
+    scores = evaluate(data.y[rows], probabilities, data.classes, data.task.kind, data.groups[rows], seed=seed)
+    done = time.perf_counter()
+    record = Record(
+        task=data.task.name,
+        kind=data.task.kind,
+        classes=data.classes,
+        counts=class_counts(data, rows),
+        training_counts=class_counts(data, development),
+        space=data.space.name,
+        encoder=data.space.passport.encoder,
+        fingerprint=data.space.fingerprint.hex(),
+        model=model,
+        parameters=_parameters(estimator),
+        part="test" if official else "out-of-fold",
+        n=scores.n,
+        groups=scores.groups,
+        trained_on=int(development.sum()),
+        training_groups=len(np.unique(data.groups[development])),
+        group_column=data.group_column,
+        auc=scores.auc,
+        auc_interval=_interval(scores.auc_interval),
+        auc_per_class=dict(scores.auc_per_class),
+        accuracy=scores.accuracy,
+        accuracy_interval=_interval(scores.accuracy_interval),
+        balanced_accuracy=scores.balanced_accuracy,
+        balanced_accuracy_interval=_interval(scores.balanced_accuracy_interval),
+        notes=[*notes, *scores.notes],
+        commit=store.commit,
+        seed=seed,
+        pixels_read=pictures_opened() - opened,
+        seconds={
+            "read": round(read - started, 3),
+            "fit": round(fitted - read, 3),
+            "evaluate": round(done - fitted, 3),
+        },
+        versions=library_versions(),
+    )
+    probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities)
+    return register(store, data, probe, data.items[development], data.contents[development])
+
+
+def _groups_line(data: Dataset) -> str:
+    if data.group_column is None:
+        return "groups: none known, every picture (and its identical copies) stands for itself; --group names a column"
+    return f"groups: {data.group_column}, {len(np.unique(data.groups))} of them"
+
+
+def _interval(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else [float(interval[0]), float(interval[1])]
+
+
+def _parameters(estimator: Any) -> dict[str, Any]:
+    chosen: dict[str, Any] = estimator.summary()
+    return chosen

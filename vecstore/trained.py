@@ -1,0 +1,212 @@
+"""A trained probe: its record, its estimator, and how both go into a store and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecstore.dataset import Dataset
+from vecstore.errors import NotFound, SpaceMismatch
+from vecstore.probes import saved
+from vecstore.records import DoubleArray, FloatArray, IntArray
+from vecstore.store import Model, Space, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known about a trained probe; written beside its weights.
+
+    Attributes
+    ----------
+    task, kind : str
+    classes : list of str
+        For a binary task the last is the positive one.
+    counts : dict
+        Items per class in the evaluated part.
+    training_counts : dict
+        Items per class it was trained on.
+    space, encoder, fingerprint : str
+    model : {"probe", "svm", "knn"}
+    parameters : dict
+        What was chosen, and how.
+    part : {"test", "out-of-fold"}
+        Where the scores come from.
+    n, groups : int
+        Items and groups evaluated.
+    trained_on, training_groups : int
+    group_column : str or None
+    auc, accuracy, balanced_accuracy : float or None
+    auc_interval, accuracy_interval, balanced_accuracy_interval : list of float, or None
+        95 %, by bootstrap over groups.
+    auc_per_class : dict
+    notes : list of str
+    commit : int
+        The snapshot it was trained at.
+    seed : int
+    pixels_read : int
+        Pictures opened on the way: 0.
+    seconds : dict
+        "read", "fit", "evaluate".
+    versions : dict
+    """
+
+    task: str
+    kind: str
+    classes: list[str]
+    counts: dict[str, int]
+    training_counts: dict[str, int]
+    space: str
+    encoder: str
+    fingerprint: str
+    model: str
+    parameters: dict[str, Any]
+    part: str
+    n: int
+    groups: int
+    trained_on: int
+    training_groups: int
+    group_column: str | None
+    auc: float | None
+    auc_interval: list[float] | None
+    auc_per_class: dict[str, float | None]
+    accuracy: float | None
+    accuracy_interval: list[float] | None
+    balanced_accuracy: float | None
+    balanced_accuracy_interval: list[float] | None
+    notes: list[str]
+    commit: int
+    seed: int
+    pixels_read: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A trained probe, in memory.
+
+    Attributes
+    ----------
+    record : Record
+    estimator : scikit-learn classifier
+    model : Model or None
+        As registered in the store.
+    items : ndarray of shape (n,), int64
+        Items of the evaluated part.
+    y : ndarray of shape (n,) or (n, n_classes)
+        Their labels.
+    probabilities : ndarray of shape (n, n_classes), float64
+        What the record's scores were computed from.
+    """
+
+    record: Record
+    estimator: Any
+    model: Model | None
+    items: IntArray
+    y: npt.NDArray[np.generic]
+    probabilities: DoubleArray
+
+    def check(self, fingerprint: bytes, what: str) -> None:
+        """Refuse vectors of another fingerprint.
+
+        Raises
+        ------
+        SpaceMismatch
+        """
+        if fingerprint.hex() != self.record.fingerprint:
+            raise SpaceMismatch(
+                f"{what} has the fingerprint {fingerprint.hex()[:12]}; this probe was trained on {self.record.fingerprint[:12]}"
+                f" ({self.record.encoder})",
+                expected=f"vectors of the space {self.record.space}",
+                do=f"use --encoder {self.record.encoder} with the same weights, or train on the other space",
+            )
+
+    def predict_proba(self, vectors: FloatArray) -> DoubleArray:
+        """Probability per class: vectors of shape (n, dim) to ndarray of shape (n, n_classes), float64.
+
+        Several labels: the probability that each holds.
+        """
+        probabilities = np.asarray(self.estimator.predict_proba(vectors), np.float64)
+        return probabilities
+
+
+def space_of(store: Store, probe: Probe) -> Space:
+    """The space a probe was trained on.
+
+    Raises
+    ------
+    NotFound
+        The store does not have it.
+    """
+    for space in store.spaces():
+        if space.fingerprint.hex() == probe.record.fingerprint:
+            return space
+    raise NotFound(
+        f"{store.path} has no space with the fingerprint {probe.record.fingerprint[:12]}",
+        expected=f"vectors of {probe.record.encoder}",
+        do=f"embed them: vecstore ingest ARCHIVE --store {store.path} --encoder {probe.record.encoder}",
+    )
+
+
+def register(store: Store, data: Dataset, probe: Probe, seen: IntArray, contents: IntArray) -> Probe:
+    """Write a probe's files into the store and register it; returns it with its `model`.
+
+    A kNN model keeps the contents it votes with, and not their vectors: so forgetting a patient leaves
+    nothing of it in a model.
+    """
+    files = saved.to_files(probe.estimator, probe.record.to_dict())
+    arrays: dict[str, npt.NDArray[Any]] = {"items": probe.items, "y": probe.y, "probabilities": probe.probabilities}
+    if probe.record.model == "knn":
+        arrays |= {"contents": contents, "contents_y": _training_targets(data, seen)}
+    files["predictions.safetensors"] = saved.pack(arrays)
+    model = store.add_model(data.task, data.space, files, probe.record.to_dict(), seen)
+    return Probe(probe.record, probe.estimator, model, probe.items, probe.y, probe.probabilities)
+
+
+def _training_targets(data: Dataset, seen: IntArray) -> npt.NDArray[np.generic]:
+    return data.y[np.isin(data.items, seen)]
+
+
+def load(store: Store, task: str, model: int | None = None) -> Probe:
+    """The newest probe of a task, or one by its id.
+
+    Raises
+    ------
+    NotFound
+        The task has no model yet.
+    StoreDamaged
+        Its files are not those that were registered.
+    """
+    models = store.refresh().models(store.task(task).name if model is None else None)
+    chosen = [m for m in models if model is None or m.id == model]
+    if not chosen:
+        raise NotFound(
+            f"no model of task {task!r}" if model is None else f"no model {model}",
+            expected=f"one of: {', '.join(f'{m.id} ({m.task.name})' for m in models) or 'none yet'}",
+            do=f"train one: vecstore train {store.path} {task}",
+        )
+    return _load(store, chosen[-1])
+
+
+def _load(store: Store, model: Model) -> Probe:
+    files = store.model_files(model)
+    arrays = saved.unpack(files.pop("predictions.safetensors"))
+    estimator, record = saved.from_files(files)
+    probe = Probe(Record(**_fields(record)), estimator, model, arrays["items"], arrays["y"], arrays["probabilities"])
+    if probe.record.model == "knn":
+        vectors = store.vectors(space_of(store, probe), arrays["contents"])
+        estimator.attach(vectors, arrays["contents_y"])
+    return probe
+
+
+def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Record` only: a later version may have written more."""
+    return {name: value for name, value in record.items() if name in Record.__dataclass_fields__}
