@@ -1,3 +1,107 @@
-"""Embed an imaging archive once; then train probes and find similar cases without its pixels."""
+"""Embed an imaging archive once; then train probes and find similar cases without its pixels.
+
+>>> import vecstore as vs
+>>> store = vs.create("chest.vecs")                                # doctest: +SKIP
+>>> vs.ingest(store, "archive/", encoder="bundled")                # doctest: +SKIP
+>>> vs.label(store, "findings.csv", task="pneumonia", key="path", value="label")  # doctest: +SKIP
+>>> probe = vs.train(store, "pneumonia", group="patient_id")       # doctest: +SKIP
+>>> vs.search(store, "query.png", k=10).hits                       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vecstore.dataset import Dataset as Dataset
+    from vecstore.dataset import dataset as dataset
+    from vecstore.encoders import open_encoder as open_encoder
+    from vecstore.errors import VecstoreError as VecstoreError
+    from vecstore.evaluate import evaluate as evaluate
+    from vecstore.export import export as export
+    from vecstore.ingest import IngestResult as IngestResult
+    from vecstore.ingest import ingest as ingest
+    from vecstore.label import label as label
+    from vecstore.labelling import LabelResult as LabelResult
+    from vecstore.predict import Prediction as Prediction
+    from vecstore.predict import predict as predict
+    from vecstore.search import SearchResult as SearchResult
+    from vecstore.search import search as search
+    from vecstore.store.store import Store as Store
+    from vecstore.train import train as train
+    from vecstore.trained import Probe as Probe
+
+    create = Store.create
+
+    def open(path: Any, at: int | None = None) -> Store: ...
+
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Dataset": "dataset",
+    "IngestResult": "ingest",
+    "LabelResult": "labelling",
+    "Prediction": "predict",
+    "Probe": "trained",
+    "SearchResult": "search",
+    "Store": "store.store",
+    "VecstoreError": "errors",
+    "create": "store.store",
+    "dataset": "dataset",
+    "evaluate": "evaluate",
+    "export": "export",
+    "ingest": "ingest",
+    "label": "label",
+    "open": "store.store",
+    "open_encoder": "encoders",
+    "predict": "predict",
+    "search": "search",
+    "train": "train",
+}
+"""Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
+
+__all__ = [
+    "Dataset",
+    "IngestResult",
+    "LabelResult",
+    "Prediction",
+    "Probe",
+    "SearchResult",
+    "Store",
+    "VecstoreError",
+    "create",
+    "dataset",
+    "evaluate",
+    "export",
+    "ingest",
+    "label",
+    "open",
+    "open_encoder",
+    "predict",
+    "search",
+    "train",
+]
+
+
+class _Package(types.ModuleType):
+    """The package itself: a verb is a function here although a module has its name.
+
+    Importing `vecstore.train` binds the module to the package's attribute `train`; the function wins.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        homes = super().__getattribute__("__dict__").get("_HOMES", {})
+        if name not in homes:
+            return super().__getattribute__(name)
+        module = importlib.import_module(f"vecstore.{homes[name]}")
+        return getattr(module, {"create": "create_store", "open": "open_store"}.get(name, name))
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOMES})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -109,39 +109,49 @@ def dataset(
     chosen = space if isinstance(space, Space) else store.space(space)
     notes: list[str] = []
     wanted = _wanted_classes(found, classes)
+    names = found.classes if wanted is None else wanted
     labels = store.labels(found)
     if where is not None:
         fitting = set(store.select(where).tolist())
         labels = [label for label in labels if label.item in fitting]
-    items, y, splits = _targets(found, labels, wanted)
-    content_of = dict(store.rows(f"SELECT item, content FROM states WHERE {_VISIBLE}"))
-    contents = np.fromiter((content_of[i] for i in items.tolist()), np.int64, len(items))
-    keep = np.isin(contents, store.embedded(chosen))
-    if not keep.all():
-        notes.append(f"{int((~keep).sum())} labelled items have no vector in the space {chosen.name}")
-    items, contents, y, splits = items[keep], contents[keep], y[keep], splits[keep]
-    column, groups, missing = group_codes(store, items, contents, group)
+    rows = _targets(store, found, labels, names)
+    embedded = np.isin(rows.contents, store.embedded(chosen))
+    if not embedded.all():
+        notes.append(f"{int((~embedded).sum())} labelled items have no vector in the space {chosen.name}")
+        rows = rows.only(embedded)
+    column, rows.groups, missing = group_codes(store, rows.items, rows.contents, group)
     if missing:
         notes.append(f"{missing} items without {column}: each is a group of its own")
-    items, contents, y, splits, groups = _official_split(items, contents, y, splits, groups, notes)
-    test = splits == "test"
-    names = found.classes if wanted is None else wanted
+    rows = _official_split(rows, notes)
     if wanted is None:
-        items, contents, y, groups, test, names = _small_classes(
-            found, items, contents, y, groups, test, min_groups, notes
-        )
-    present = [n for n, c in zip(names, _counts(y, len(names)), strict=True) if c]
-    if len(items) == 0 or (found.kind != "multi-label" and len(present) < 2) or not names:
+        rows, names = _small_classes(rows, names, min_groups, notes)
+    present = [name for name, count in zip(names, _counts(rows.y, len(names)), strict=True) if count]
+    if not len(rows.items) or not names or (found.kind != "multi-label" and len(present) < 2):
+        told = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
-            f"task {found.name!r}: {len(items)} labelled items with vectors, classes left: {', '.join(present) or 'none'}"
-            + (f" ({'; '.join(notes)})" if notes else ""),
+            f"task {found.name!r}: {len(rows.items)} items to learn from, in classes: {', '.join(present) or 'none'}{told}",
             expected="at least two classes",
             do=f"see: vecstore info {store.path}; or lower --min-groups",
         )
-    return Dataset(store, found, chosen, list(names), items, contents, y, groups, test, column, notes)
+    test = rows.splits == "test"
+    return Dataset(
+        store, found, chosen, list(names), rows.items, rows.contents, rows.y, rows.groups, test, column, notes
+    )
 
 
-_VISIBLE = "(added_in <= :at AND (removed_in IS NULL OR removed_in > :at))"
+@dataclass(slots=True)
+class _Rows:
+    """Labelled items on the way to a `Dataset`: arrays of equal length."""
+
+    items: IntArray
+    contents: IntArray
+    y: npt.NDArray[np.generic]
+    splits: npt.NDArray[np.str_]
+    groups: IntArray
+
+    def only(self, keep: BoolArray) -> _Rows:
+        """Some of the rows."""
+        return _Rows(self.items[keep], self.contents[keep], self.y[keep], self.splits[keep], self.groups[keep])
 
 
 def group_column(store: Store, group: str | None = None) -> str | None:
@@ -155,7 +165,7 @@ def group_column(store: Store, group: str | None = None) -> str | None:
     if group is not None:
         return None if group == "none" else store.column_name(group)
     known = {name.casefold().replace("_", ""): name for name in reversed(store.columns())}
-    for name in (*GROUP_COLUMNS[:1], *GROUP_COLUMNS[1:]):
+    for name in GROUP_COLUMNS:
         if column := known.get(name.casefold().replace("_", "")):
             return column
     return None
@@ -206,86 +216,69 @@ def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | No
     return [name for name in task.classes if name in set(classes)]
 
 
-def _targets(
-    task: Task, labels: Sequence[Label], wanted: Sequence[str] | None
-) -> tuple[IntArray, npt.NDArray[np.generic], npt.NDArray[np.str_]]:
-    """Items in ascending order, their targets, and their parts ("" where none)."""
-    names = task.classes if wanted is None else wanted
+def _targets(store: Store, task: Task, labels: Sequence[Label], names: Sequence[str]) -> _Rows:
+    """Labelled items in ascending order, with targets and parts ("" where none)."""
     position = {name: i for i, name in enumerate(names)}
-    if task.kind == "multi-label":
-        items = np.unique(np.fromiter((label.item for label in labels), np.int64, len(labels)))
-        row = {item: i for i, item in enumerate(items.tolist())}
-        table = np.full((len(items), len(names)), np.nan)
-        splits = np.full(len(items), "", "<U5")
-        for label in labels:
-            splits[row[label.item]] = label.split or ""
-            if label.name in position:
-                table[row[label.item], position[label.name]] = label.value
-        return items, table, splits
-    kept = [label for label in labels if label.value > 0 and label.name in position]
-    items = np.fromiter((label.item for label in kept), np.int64, len(kept))
-    y = np.fromiter((position[label.name] for label in kept), np.int64, len(kept))
-    return items, y, np.array([label.split or "" for label in kept], "<U5")
+    if task.kind != "multi-label":
+        labels = [label for label in labels if label.value > 0 and label.name in position]
+    items = np.unique(np.fromiter((label.item for label in labels), np.int64, len(labels)))
+    row = {item: i for i, item in enumerate(items.tolist())}
+    splits = np.full(len(items), "", "<U5")
+    several = np.full((len(items), len(names)), np.nan)
+    one = np.zeros(len(items), np.int64)
+    for label in labels:
+        splits[row[label.item]] = label.split or ""
+        if label.name in position:
+            several[row[label.item], position[label.name]] = label.value
+            one[row[label.item]] = position[label.name]
+    visible = store.items()
+    contents = visible.contents[np.searchsorted(visible.ids, items)]
+    return _Rows(items, contents, several if task.kind == "multi-label" else one, splits, np.arange(len(items)))
 
 
-def _official_split(
-    items: IntArray,
-    contents: IntArray,
-    y: npt.NDArray[np.generic],
-    splits: npt.NDArray[np.str_],
-    groups: IntArray,
-    notes: list[str],
-) -> tuple[IntArray, IntArray, npt.NDArray[np.generic], npt.NDArray[np.str_], IntArray]:
+def _official_split(rows: _Rows, notes: list[str]) -> _Rows:
     """Test stays as it is; training rows of its groups are dropped, rows without a part too."""
-    if not (splits == "test").any():
-        if (splits != "").any():
+    test = rows.splits == "test"
+    if not test.any():
+        if (rows.splits != "").any():
             notes.append("the labels name parts but no test part: they are evaluated out of fold")
-        return items, contents, y, splits, groups
-    keep = splits != ""
-    if not keep.all():
-        notes.append(f"{int((~keep).sum())} labelled items are in no part of the official split and left out")
-    leaking = (splits != "test") & keep & np.isin(groups, groups[splits == "test"])
+        return rows
+    placed = rows.splits != ""
+    if not placed.all():
+        notes.append(f"{int((~placed).sum())} labelled items are in no part of the official split and left out")
+    leaking = placed & ~test & np.isin(rows.groups, rows.groups[test])
     if leaking.any():
+        shared = len(np.unique(rows.groups[leaking]))
         notes.append(
-            f"official split: {int(leaking.sum())} training items in {len(np.unique(groups[leaking]))} groups that are also"
-            " in the test part were dropped"
+            f"official split: {int(leaking.sum())} training items were dropped, of {shared} groups (or identical pictures)"
+            " that are also in the test part"
         )
-    if (splits == "val").any():
+    if (rows.splits == "val").any():
         notes.append("the official val part joins training for choosing and refit")
-    keep &= ~leaking
-    return items[keep], contents[keep], y[keep], splits[keep], groups[keep]
+    return rows.only(placed & ~leaking)
 
 
-def _small_classes(
-    task: Task,
-    items: IntArray,
-    contents: IntArray,
-    y: npt.NDArray[np.generic],
-    groups: IntArray,
-    test: BoolArray,
-    min_groups: int,
-    notes: list[str],
-) -> tuple[IntArray, IntArray, npt.NDArray[np.generic], IntArray, BoolArray, list[str]]:
+def _small_classes(rows: _Rows, names: list[str], min_groups: int, notes: list[str]) -> tuple[_Rows, list[str]]:
     """Leave out classes that are in fewer than `min_groups` groups of the development part."""
-    development = ~test
-    sizes: dict[str, int] = {}
-    for position, name in enumerate(task.classes):
-        rows = (y[:, position] == 1) if y.ndim == 2 else (y == position)
-        sizes[name] = len(np.unique(groups[rows & development]))
+    development = rows.splits != "test"
+    sizes = {}
+    for position, name in enumerate(names):
+        holds = (rows.y[:, position] == 1) if rows.y.ndim == 2 else (rows.y == position)
+        sizes[name] = len(np.unique(rows.groups[holds & development]))
     small = [name for name, size in sizes.items() if size < min_groups]
     if not small:
-        return items, contents, y, groups, test, list(task.classes)
+        return rows, names
     told = ", ".join(f"{name} ({sizes[name]})" for name in small)
     notes.append(f"left out, in fewer than {min_groups} groups: {told}")
-    names = [name for name in task.classes if name not in small]
-    kept = [task.classes.index(name) for name in names]
-    if y.ndim == 2:
-        return items, contents, y[:, kept], groups, test, names
-    renumbered = np.full(len(task.classes), -1)
+    kept = [position for position, name in enumerate(names) if name not in small]
+    left = [names[position] for position in kept]
+    if rows.y.ndim == 2:
+        rows.y = rows.y[:, kept]
+        return rows, left
+    renumbered = np.full(len(names), -1)
     renumbered[kept] = np.arange(len(kept))
-    new = renumbered[y.astype(np.int64)]
-    keep = new >= 0
-    return items[keep], contents[keep], new[keep], groups[keep], test[keep], names
+    rows.y = renumbered[rows.y.astype(np.int64)]
+    return rows.only(rows.y >= 0), left
 
 
 def _counts(y: npt.NDArray[np.generic], n_classes: int) -> list[int]:

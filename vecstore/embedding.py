@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -245,7 +246,7 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
         pipeline = Pipeline([encoder], rule)
         found: list[tuple[str, Shot | None, str]] = []
         for outcome in pipeline.outcomes(Job(raw) for raw in source.list()):
-            single = len(found) == 0 and outcome.job.raw.locator == os.path.basename(os.fspath(path))
+            single = len(found) == 0 and outcome.job.raw.locator == Path(path).name
             prefix = "" if single else f"{os.fspath(path)}/"
             for shot in outcome.shots:
                 name = os.fspath(path) if single else prefix + shot.locator

@@ -109,8 +109,8 @@ class SpaceMismatch(EncoderError):
     """Vectors, model and encoder do not have the same fingerprint."""
 
 
-class DataError(VecstoreError):
-    """Labels or vectors that nothing can be learned from."""
+class DataError(VecstoreError, ValueError):
+    """Labels or vectors that nothing can be learned from; also a ValueError, as scikit-learn's users expect."""
 
 
 class StoreError(VecstoreError):

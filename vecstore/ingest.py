@@ -212,6 +212,7 @@ class _Run:
         self.spaces: list[Space] = []
         self.embedded: list[IntArray] = []
         self._shards_seen: list[set[int]] = []
+        self.batch = Batch(self.name, source.kind)
         self.pipeline = Pipeline(encoders, store.rule, self._lacking, thumbnails)
         self._present_before = count_items(store, self.name)
         self._listed_before = 0
@@ -237,18 +238,16 @@ class _Run:
             return
         agree = differ = 0
         pipeline = Pipeline([], self.store.rule, thumbnails=False)
-        wanted = {
-            locator.rpartition("#")[0] if self.store.rule.frames == "all" and "#" in locator else locator: sha
-            for locator, sha in sample.items()
-        }
+        every = self.store.rule.frames == "all"
+        wanted = {name.rpartition("#")[0] if every and "#" in name else name: sha for name, sha in sample.items()}
         jobs = (Job(raw, wanted[raw.locator], complete=True) for raw in self.source.find(list(wanted)))
         for outcome in pipeline.outcomes(jobs):
             agree += outcome.unchanged
             differ += not outcome.unchanged
         if agree <= differ:
             raise ArchiveError(
-                f"the store knows another archive under the name {self.name!r}: of {len(wanted)} of its files looked for in"
-                f" {archive}, {agree} are there with the same bytes",
+                f"the store knows another archive under the name {self.name!r}: of {len(wanted)} of its files"
+                f" looked for in {archive}, {agree} are there with the same bytes",
                 expected="the same archive, perhaps moved",
                 do="give this one a name of its own: --source NAME",
             )
@@ -263,15 +262,15 @@ class _Run:
             self._shards_seen.append(set())
         self.result.spaces = [space.name for space in self.spaces]
         self._learn()
-        batch, since = self._batch(), time.monotonic()
+        since = time.monotonic()
         self.progress.begin("pictures", None)
-        for outcome in self.pipeline.outcomes(self._jobs(listing, lambda: batch)):
-            self._book(batch, outcome)
-            full = len(batch.pictures) + len(batch.refusals) + len(batch.touched) >= COMMIT_PICTURES
-            if full or time.monotonic() - since > COMMIT_SECONDS:
-                self._commit(batch)
-                batch, since = self._batch(), time.monotonic()
-        self._commit(batch)
+        for outcome in self.pipeline.outcomes(self._jobs(listing)):
+            self._book(outcome)
+            waiting = len(self.batch.pictures) + len(self.batch.refusals) + len(self.batch.touched)
+            if waiting >= COMMIT_PICTURES or time.monotonic() - since > COMMIT_SECONDS:
+                self._commit()
+                since = time.monotonic()
+        self._commit()
         self.progress.end()
         self.result.gone = max(0, self._present_before - self._listed_before)
 
@@ -285,17 +284,12 @@ class _Run:
             name = f"{name}-{encoder.passport.fingerprint.hex()[:8]}"
             return self.store.add_space(name, encoder.passport, self.arguments)
 
-    def _batch(self) -> Batch:
-        return Batch(self.name, self.source.kind)
-
-    def _jobs(self, listing: Iterator[Raw], batch: object) -> Iterator[Job]:
+    def _jobs(self, listing: Iterator[Raw]) -> Iterator[Job]:
         """What has to be opened; the rest is counted."""
-        current = batch
-        assert callable(current)
         seen: set[str] = set()
         for chunk in batched(listing, _LOOK_UP):
             known = known_items(self.store, self.name, [raw.locator for raw in chunk])
-            self._compare_metadata(chunk, known, current())
+            self._compare_metadata(chunk, known)
             seen.clear()
             for raw in chunk:
                 if raw.locator in seen:
@@ -344,7 +338,7 @@ class _Run:
             found |= known
         return found
 
-    def _compare_metadata(self, chunk: Sequence[Raw], known: Mapping[str, Known], batch: Batch) -> None:
+    def _compare_metadata(self, chunk: Sequence[Raw], known: Mapping[str, Known]) -> None:
         """A manifest may say something new of a picture that did not change."""
         told = {known[raw.locator].item: raw.metadata for raw in chunk if raw.metadata and raw.locator in known}
         if not told:
@@ -354,7 +348,7 @@ class _Run:
         for item, metadata in told.items():
             row = current.get(item, {})
             if any(_differs(row, types, name, value) for name, value in metadata.items() if value is not None):
-                batch.described[item] = metadata
+                self.batch.described[item] = metadata
 
     def _complete(self, content: int) -> bool:
         return all(_contains(known, content) for known in self.embedded)
@@ -375,9 +369,9 @@ class _Run:
                 self.embedded[position] = np.union1d(self.embedded[position], contents)
                 self._shards_seen[position].update(shard.id for shard in fresh)
 
-    def _book(self, batch: Batch, outcome: Outcome) -> None:
+    def _book(self, outcome: Outcome) -> None:
         """Put an outcome into the batch that will be committed next."""
-        raw = outcome.job.raw
+        raw, batch = outcome.job.raw, self.batch
         self.progress.step()
         mtime_ns = raw.mtime_ns
         if mtime_ns is not None and abs(time.time_ns() - mtime_ns) < _RACY_NS:
@@ -413,8 +407,9 @@ class _Run:
             if shot.thumbnail is not None:
                 batch.thumbnails[shot.hash] = shot.thumbnail
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit(self) -> None:
         """Encode what is still waiting, leave out what others committed meanwhile, and commit."""
+        batch, self.batch = self.batch, Batch(self.name, self.source.kind)
         vectors = self.pipeline.flush()
         self._learn()
         for position, (hashes, matrix) in enumerate(vectors):

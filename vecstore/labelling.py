@@ -136,8 +136,8 @@ def import_table(
         before = store.task(task)
         if (before.kind, set(classes)) != (kind, set(before.classes)) and not set(classes) <= set(before.classes):
             raise UsageError(
-                f"task {task!r} is {before.kind} with classes {', '.join(before.classes)}; the table has {', '.join(classes)}",
-                expected="the same kind and classes",
+                f"the table is {kind} with the classes {', '.join(classes)}",
+                expected=f"{before.kind} with {', '.join(before.classes)}, as task {task!r} has",
                 do="import without --add to replace the task",
             )
         kind, classes, chosen = before.kind, before.classes, before.positive

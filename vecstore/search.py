@@ -138,8 +138,7 @@ def search(
         notes.append(f"{len(found)} of {k}: no more items fit")
     thumbnail = asked.thumbnail
     if thumbnail is None and thumbnails and asked.own:
-        row = int(np.searchsorted(items.ids, asked.own[0]))
-        (digest,) = store.hashes(items.contents[row : row + 1])
+        digest = store.hashes_of(asked.own)[asked.own[0]]
         thumbnail = store.thumbnails.get([digest]).get(digest)
     return SearchResult(
         _hits(store, items, found),

@@ -122,9 +122,9 @@ class Probe:
         SpaceMismatch
         """
         if fingerprint.hex() != self.record.fingerprint:
+            trained = f"{self.record.fingerprint[:12]} ({self.record.encoder})"
             raise SpaceMismatch(
-                f"{what} has the fingerprint {fingerprint.hex()[:12]}; this probe was trained on {self.record.fingerprint[:12]}"
-                f" ({self.record.encoder})",
+                f"{what} has the fingerprint {fingerprint.hex()[:12]}; this probe was trained on {trained}",
                 expected=f"vectors of the space {self.record.space}",
                 do=f"use --encoder {self.record.encoder} with the same weights, or train on the other space",
             )
@@ -134,8 +134,7 @@ class Probe:
 
         Several labels: the probability that each holds.
         """
-        probabilities = np.asarray(self.estimator.predict_proba(vectors), np.float64)
-        return probabilities
+        return np.asarray(self.estimator.predict_proba(vectors), np.float64)
 
 
 def space_of(store: Store, probe: Probe) -> Space:

@@ -40,7 +40,7 @@ def tied_cases(draw: st.DrawFn) -> Case:
     vectors = pool[rng.integers(0, len(pool), n)].astype(np.float32)
     nudged = rng.random((n, dim)) < draw(st.sampled_from([0.0, 0.3]))
     vectors = np.where(nudged, np.nextafter(vectors, np.float32(2)), vectors)
-    vectors *= rng.choice(np.float32([1, 1.004, 0.997]), size=(n, 1))
+    vectors *= rng.choice(np.array([1, 1.004, 0.997], dtype=np.float32), size=(n, 1))
     queries = pool[rng.integers(0, len(pool), draw(st.integers(0, 30)))].astype(np.float32)
     ids = rng.permutation(3 * n)[:n].astype(np.int64)
     share = draw(st.sampled_from([None, 0.0, 0.1, 0.9, 1.0]))

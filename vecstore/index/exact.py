@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-import faiss
+import faiss as _faiss
 import numpy as np
 
 from vecstore.files import HashingFile
@@ -27,6 +27,8 @@ from vecstore.index.base import (
     no_hits,
 )
 from vecstore.records import BoolArray, FloatArray, IntArray
+
+faiss: Any = _faiss  # its type stubs describe the generated module, without what its Python layer adds
 
 SPARE = 32
 """Candidates fetched beyond `k`: enough that the bound nearly always holds, too few to slow faiss down."""
@@ -239,11 +241,12 @@ def _drop(rows: IntArray, scores: FloatArray, may: BoolArray) -> tuple[IntArray,
 def _useful(approximate: FloatArray, k: int, error: float) -> int:
     """How many leading candidates can be among the best `k` of any query."""
     if approximate.shape[1] <= k:
-        return approximate.shape[1]
+        return int(approximate.shape[1])
     last = approximate[:, k - 1].astype(np.float64)
     # Clamping turns all that is above 1, or below -1, into ties, of which none may be left out.
     floor = np.where(last <= error - 1, -np.inf, np.minimum(last, 1) - 2 * error)
-    return int((approximate >= floor[:, None]).sum(axis=1).max())
+    near: IntArray = (approximate >= floor[:, None]).sum(axis=1)
+    return int(near.max())
 
 
 def _rescored(vectors: FloatArray, ids: IntArray, queries: FloatArray, rows: IntArray) -> tuple[IntArray, FloatArray]:
@@ -267,6 +270,5 @@ def _scan(vectors: FloatArray, ids: IntArray, query: FloatArray, k: int, floor: 
         block = slice(start, start + BLOCK_ROWS)
         near = vectors[block] @ query >= floor
         rows = np.flatnonzero(near if may is None else near & may[block])[None, :]
-        found = _rescored(vectors[block], ids[block], query[None, :], rows)
-        hits = best(*(np.concatenate(pair, axis=1) for pair in zip(hits, found, strict=True)), k)
+        hits = merge([hits, _rescored(vectors[block], ids[block], query[None, :], rows)], k)
     return hits

@@ -67,7 +67,7 @@ def open_index(
 def _facts(folder: Path) -> dict[str, Any]:
     """`index.json`, checked to be ours, whole and of this format."""
     try:
-        facts = json.loads(_bytes(folder, folder / "index.json", JSON_BYTES, exactly=False))
+        facts: dict[str, Any] = json.loads(_bytes(folder, folder / "index.json", JSON_BYTES, exactly=False))
         text = seal({name: value for name, value in facts.items() if name != "seal"})
         intact = facts["seal"] == json.loads(text)["seal"]
     except (ValueError, KeyError, AttributeError, RecursionError) as error:

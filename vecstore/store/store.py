@@ -498,12 +498,17 @@ class Store:
                 known[task] = f"{known[task]};{name}" if task in known else name
         return found
 
-    def hashes(self, contents: IntArray) -> list[bytes]:
-        """Content hashes of contents, in their order."""
+    def hashes_of(self, items: Iterable[int]) -> dict[int, bytes]:
+        """Content hashes of a few items that have a picture at this snapshot, by item id."""
         found: dict[int, bytes] = {}
-        for chunk in _chunks(contents.tolist()):
-            found |= dict(self.rows(f"SELECT id, hash FROM contents WHERE id IN ({chunk})"))
-        return [found[content] for content in contents.tolist()]
+        for chunk in _chunks(items):
+            found |= dict(
+                self.rows(
+                    "SELECT s.item, c.hash FROM states s JOIN contents c ON c.id = s.content"
+                    f" WHERE s.item IN ({chunk}) AND {visible('s')}"
+                )
+            )
+        return found
 
     def contents_of(self, hashes: Sequence[bytes]) -> list[int]:
         """Ids of those contents that the store has, of some hashes."""
@@ -660,3 +665,13 @@ def _file_system_time(folder: Path) -> float:
         return probe.stat().st_mtime
     finally:
         probe.unlink()
+
+
+def create_store(path: str | os.PathLike[str], rule: DecodeRule | None = None) -> Store:
+    """Make a new store: `Store.create`."""
+    return Store.create(path, rule)
+
+
+def open_store(path: str | os.PathLike[str], at: int | None = None) -> Store:
+    """Open a store at its newest commit, or at an earlier one: `Store(path, at)`."""
+    return Store(path, at)

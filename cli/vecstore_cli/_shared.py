@@ -1,0 +1,283 @@
+"""What all commands share: lazy loading, errors and exit codes, JSON, tables and progress."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+COMMANDS = {
+    "ingest": "fill",
+    "label": "fill",
+    "info": "show",
+    "failures": "show",
+    "log": "show",
+    "train": "learn",
+    "evaluate": "learn",
+    "predict": "learn",
+    "search": "find",
+    "export": "find",
+    "demo": "demonstrate",
+}
+"""Command to the module that defines it, in the order of the help page."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Lazy(click.Group):
+    """A group that imports a command's module when the command is used.
+
+    The one-line helps stand in the modules' docstring table, so that `--help` imports only light modules.
+    """
+
+    def __init__(self, *args: Any, commands_in: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._modules = dict(commands_in or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of a first use."""
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the module of a command."""
+        if name not in self._modules:
+            return None
+        module = importlib.import_module(f"vecstore_cli.{self._modules[name]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command where there is none of this name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], list(self._modules), n=2)
+            if close:
+                error.message += f" Did you mean {' or '.join(close)}?"
+            raise
+
+
+def command(function: F) -> F:
+    """Turn our errors into a message on standard error and their exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from vecstore.errors import DiskFull, VecstoreError
+
+        try:
+            return function(*args, **kwargs)
+        except VecstoreError as error:
+            raise _stopped(str(error), error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise _stopped("interrupted; what was committed stays, run it again to go on", 130) from error
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except MemoryError as error:
+            raise _stopped("not enough memory", 1) from error
+        except OSError as error:
+            if error.errno == 28:
+                raise _stopped(
+                    str(DiskFull("no space left on the device", do="free some space and run it again")), 1
+                ) from error
+            raise _stopped(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1) from error
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _stopped(message: str, code: int) -> click.ClickException:
+    stop = click.ClickException(message)
+    stop.exit_code = code
+    return stop
+
+
+def json_option(function: F) -> F:
+    """`--json`: one object on the last line of standard output."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line of standard output.")(
+        function
+    )
+
+
+def store_argument(function: F) -> F:
+    """The store's folder."""
+    return click.argument("store", type=click.Path())(function)
+
+
+def at_option(function: F) -> F:
+    """`--at`: the store as it was at a commit."""
+    return click.option("--at", type=int, metavar="COMMIT", help="Show the store as it was at this commit.")(function)
+
+
+def space_option(function: F) -> F:
+    """`--space`."""
+    return click.option("--space", metavar="NAME", help="Which vectors, where the store has several spaces.")(function)
+
+
+def encoder_options(function: F) -> F:
+    """`--weights` and `--device`."""
+    function = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; the best there is by default.")(
+        function
+    )
+    return click.option(
+        "--weights", type=click.Path(), metavar="FILE", help="Weights file of the encoder (safetensors or checkpoint)."
+    )(function)
+
+
+def split_commas(values: str | None) -> list[str]:
+    """`A,B` as a list; a comma inside a name is written `\\,`.
+
+    >>> split_commas("patient,age"), split_commas("COVID-19\\\\, ARDS")
+    (['patient', 'age'], ['COVID-19, ARDS'])
+    """
+    if not values:
+        return []
+    parts = values.replace("\\,", "\0").split(",")
+    return [part.replace("\0", ",").strip() for part in parts if part.strip()]
+
+
+def echo_json(value: Any) -> None:
+    """One line of JSON; NaN becomes null."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str, allow_nan=False))
+
+
+def echo_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Rows in columns as wide as they need, numbers to the right; cut to the terminal's width when there is one."""
+    if not rows:
+        return
+    names = list(columns or rows[0])
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    numeric = [all(isinstance(row.get(name), (int, float)) or row.get(name) is None for row in rows) for name in names]
+    for line in [names, *cells]:
+        text = "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        click.echo(text.rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) >= 1e-4 else f"{value:.2g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{k}={_cell(v)}" for k, v in value.items())
+    return str(value).replace("\n", " ")
+
+
+def echo_facts(facts: Iterable[tuple[str, Any]]) -> None:
+    """Name and value on a line each."""
+    rows = [(name, _cell(value)) for name, value in facts if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        click.echo(f"{name.ljust(width)}  {value}")
+
+
+class Lines:
+    """Progress as plain lines on standard error, at most one every ten seconds."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        self._every = every_seconds
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Start counting."""
+        self._what, self._total, self._done = what, total, 0
+        self._start = self._last = time.monotonic()
+
+    def step(self, n: int = 1) -> None:
+        """Count."""
+        self._done += n
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            self._print(now)
+
+    def _print(self, now: float) -> None:
+        rate = self._done / max(now - self._start, 1e-9)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
+        of = f" of {self._total}" if self._total else ""
+        click.echo(f"{self._done}{of} {self._what}, {rate:.1f}/s{left}", err=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        click.echo(text, err=True)
+
+    def end(self) -> None:
+        """Nothing to clean up."""
+
+
+class Bar:
+    """Progress as a bar with rate and time left, on a terminal's standard error."""
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Show the bar."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(what, total=total, rate="")
+        self._start, self._done = time.monotonic(), 0
+        self._bar.start()
+
+    def step(self, n: int = 1) -> None:
+        """Advance."""
+        self._done += n
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        self._bar.update(self._task, advance=n, rate=f"{rate:.1f}/s")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        bar = getattr(self, "_bar", None)
+        if bar is None:
+            click.echo(text, err=True)
+        else:
+            bar.console.print(text, markup=False, highlight=False)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+class Quiet(Lines):
+    """Nothing at all."""
+
+    def step(self, n: int = 1) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def progress(quiet: bool = False) -> Lines | Bar:
+    """A bar on a terminal, plain lines elsewhere."""
+    if quiet:
+        return Quiet()
+    return Bar() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,31 @@
+"""The command `vecstore`: parse, one library call, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import click
+
+from vecstore_cli._shared import COMMANDS, Lazy
+
+HELP = """Embed an imaging archive once; then train classifiers and find similar cases without its pixels.
+
+\b
+  vecstore ingest archive/ --store chest.vecs
+  vecstore label chest.vecs findings.csv --task pneumonia --key path --value label
+  vecstore train chest.vecs pneumonia
+  vecstore search chest.vecs query.png
+
+\b
+Exit codes: 0 done, 1 failure, 2 usage, 3 done in part (this run refused some
+images), 4 the store is damaged.
+"""
+
+
+@click.group(
+    cls=Lazy,
+    commands_in=COMMANDS,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="vecstore", prog_name="vecstore")
+def cli() -> None:
+    """See HELP."""

@@ -1,0 +1,192 @@
+"""`demo`: the whole path on real pictures that a package brings along, or on a MedMNIST set."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vecstore.errors import PackageMissing, WeightsMissing
+from vecstore.evaluate import evaluate
+from vecstore.files import cache_home, make_folder, offline
+from vecstore.ingest import IngestResult, ingest
+from vecstore.label import label
+from vecstore.labelling import LabelResult
+from vecstore.pages import write_similar_page, write_training_page
+from vecstore.records import Progress, Silent
+from vecstore.search import SearchResult, search
+from vecstore.store import Store
+from vecstore.train import train
+from vecstore.trained import Record
+
+PUBLISHED_RESNET18 = {
+    "pathmnist": 0.983,
+    "chestmnist": 0.768,
+    "dermamnist": 0.917,
+    "octmnist": 0.943,
+    "pneumoniamnist": 0.944,
+    "retinamnist": 0.717,
+    "breastmnist": 0.901,
+    "bloodmnist": 0.998,
+    "tissuemnist": 0.930,
+    "organamnist": 0.997,
+    "organcmnist": 0.992,
+    "organsmnist": 0.972,
+}
+"""Test AUC of a ResNet-18 trained at 28 px: Yang et al., MedMNIST v2, Scientific Data 10, 41 (2023), table 3."""
+
+MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{name}.npz?download=1"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes
+    ----------
+    store : Path
+    archive : Path
+        The real pictures that were embedded.
+    ingested : IngestResult
+    labelled : LabelResult or None
+    record : Record
+        Of the trained probe.
+    hits : SearchResult
+    pages : dict
+        Name to path.
+    published : float or None
+        Test AUC of a conventionally trained ResNet-18, for a MedMNIST set.
+    """
+
+    store: Path
+    archive: Path
+    ingested: IngestResult
+    labelled: LabelResult | None
+    record: Record
+    hits: SearchResult
+    pages: dict[str, Path] = field(default_factory=dict)
+    published: float | None = None
+
+
+def demo(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    medmnist: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> DemoResult:
+    """Embed real pictures, train a probe from labels, find similar cases, write two pages.
+
+    Parameters
+    ----------
+    folder : path, optional
+        For the store and the pages; `vecstore-demo` in the working folder by default. A store that is
+        there from an earlier run is used again.
+    medmnist : str or path, optional
+        A MedMNIST set by name ("breastmnist", downloaded where the network allows) or by file, instead of
+        the DICOM files of the package `pydicom-data`.
+    progress : Progress, optional
+
+    Returns
+    -------
+    DemoResult
+
+    Raises
+    ------
+    PackageMissing
+        `pydicom-data` is not installed.
+    WeightsMissing
+        The MedMNIST file is not there and can't be downloaded.
+    """
+    progress = progress or Silent()
+    target = Path(folder or "vecstore-demo")
+    make_folder(target)
+    if medmnist is None:
+        return _dicom(target, progress)
+    return _medmnist(target, _medmnist_file(medmnist), progress)
+
+
+def _dicom(folder: Path, progress: Progress) -> DemoResult:
+    archive = _dicom_files()
+    path = folder / "dicom.vecs"
+    result = ingest(path, archive, source="pydicom-data", progress=progress)
+    with Store(path) as store:
+        labelled = label(store, task="modality", column="Modality")
+        return _finish(store, folder, archive, result, labelled, "modality", None, progress)
+
+
+def _medmnist(folder: Path, file: Path, progress: Progress) -> DemoResult:
+    path = folder / f"{file.stem}.vecs"
+    result = ingest(path, file, progress=progress)
+    with Store(path) as store:
+        task = store.tasks()[0].name
+        published = PUBLISHED_RESNET18.get(task) if file.stem == task else None
+        return _finish(store, folder, file, result, None, task, published, progress)
+
+
+def _finish(
+    store: Store,
+    folder: Path,
+    archive: Path,
+    ingested: IngestResult,
+    labelled: LabelResult | None,
+    task: str,
+    published: float | None,
+    progress: Progress,
+) -> DemoResult:
+    """Train, evaluate, search, write the pages."""
+    train(store, task, min_groups=2, progress=progress)
+    probe = evaluate(store, task)
+    report = folder / f"{task}-report.html"
+    write_training_page(store, probe, report)
+    hits = search(store, int(probe.items[0]), k=min(10, len(store.items())), thumbnails=True)
+    similar = folder / f"{task}-similar.html"
+    write_similar_page(store, hits, similar)
+    pages = {"report": report, "similar": similar}
+    return DemoResult(store.path, archive, ingested, labelled, probe.record, hits, pages, published)
+
+
+def _dicom_files() -> Path:
+    """Where the package `pydicom-data` keeps its files."""
+    spec = importlib.util.find_spec("data_store")
+    for place in spec.submodule_search_locations or () if spec else ():
+        if (Path(place) / "data").is_dir():
+            return Path(place) / "data"
+    raise PackageMissing(
+        "the demo's real DICOM files are not installed",
+        expected="the package pydicom-data",
+        do="pip install 'vecstore[demo]', or: vecstore demo --medmnist FILE.npz",
+    )
+
+
+def _medmnist_file(name: str | os.PathLike[str]) -> Path:
+    """The file itself, one downloaded before, or a download."""
+    given = Path(name)
+    if given.is_file():
+        return given
+    stem = given.name.removesuffix(".npz")
+    cached = cache_home() / "medmnist" / f"{stem}.npz"
+    if cached.is_file():
+        return cached
+    url = MEDMNIST_URL.format(name=stem)
+    missing = WeightsMissing(
+        f"{name}: no such file, and it can't be downloaded now",
+        expected=f"{url}, fetched by hand where this machine has no network",
+        do=f"give the file: vecstore demo --medmnist {stem}.npz, or put it at {cached}",
+    )
+    if offline() or stem.split("_")[0] not in PUBLISHED_RESNET18:
+        raise missing
+    import urllib.error
+    import urllib.request
+
+    make_folder(cached.parent)
+    partial = cached.with_suffix(f".part-{os.getpid()}")
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer, partial.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+        partial.rename(cached)
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise missing from error
+    return cached

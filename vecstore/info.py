@@ -1,0 +1,71 @@
+"""`info`: what a store holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from vecstore.store import Store
+
+
+def info(store: Store) -> dict[str, Any]:
+    """Facts about a store at its snapshot.
+
+    Returns
+    -------
+    dict
+        "format", "commit", "last_commit", "items", "contents", "failures", "bytes" (files of the store),
+        "decode_rule", and lists of dicts: "sources", "spaces" (with "passport"), "tasks", "models", "columns".
+    """
+    items = store.items()
+    models = store.models()
+    spaces = []
+    for space in store.spaces():
+        shards = store.shards(space)
+        spaces.append(
+            {
+                "name": space.name,
+                "dim": space.dim,
+                "vectors": sum(shard.rows for shard in shards),
+                "shards": len(shards),
+                "bytes": sum(shard.bytes for shard in shards),
+                "fingerprint": space.fingerprint.hex(),
+                "passport": asdict(space.passport),
+            }
+        )
+    tasks = []
+    for task in store.tasks():
+        labels = store.labels(task)
+        counts = {name: sum(label.name == name and label.value > 0 for label in labels) for name in task.classes}
+        tasks.append(
+            {"name": task.name, "kind": task.kind, "items": len({label.item for label in labels}), "classes": counts}
+        )
+    kinds = dict(store.rows("SELECT name, kind FROM sources ORDER BY name"))
+    return {
+        "format": store.catalog.meta["format"],
+        "commit": store.commit,
+        "last_commit": store.catalog.last_commit(),
+        "items": len(items),
+        "contents": len(set(items.contents.tolist())),
+        "failures": len(store.failures()),
+        "bytes": sum(entry.stat().st_size for entry in store.path.rglob("*") if entry.is_file()),
+        "decode_rule": json.loads(store.catalog.meta["decode_rule"]),
+        "sources": [{"name": name, "kind": kind, "items": items.sources.count(name)} for name, kind in kinds.items()],
+        "spaces": spaces,
+        "tasks": tasks,
+        "models": [
+            {
+                "id": model.id,
+                "task": model.task.name,
+                "model": model.record.get("model"),
+                "space": model.record.get("space"),
+                "auc": model.record.get("auc"),
+                "part": model.record.get("part"),
+                "n": model.record.get("n"),
+                "commit": model.added_in,
+            }
+            for model in models
+        ],
+        "columns": [{"name": name, "type": kind} for name, kind in store.columns().items()],
+    }

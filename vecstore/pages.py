@@ -1,0 +1,55 @@
+"""Results as pages: what a report part needs, fetched from the store, and written to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vecstore.files import write_file
+from vecstore.records import Hit
+from vecstore.report.similar import QueryCard, similar_page
+from vecstore.report.training import training_page
+from vecstore.store import Store
+
+if TYPE_CHECKING:
+    from vecstore.search import SearchResult
+    from vecstore.trained import Probe
+
+_KINDS = {"item": "an item of the store", "picture": "a picture file", "vector": "a vector", "text": "a text"}
+
+
+def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLike[str]) -> None:
+    """Write the answer to one query as a self-contained HTML page with thumbnails."""
+    facts = {
+        "space": result.space,
+        "encoder": result.encoder,
+        "search": "exact, cosine similarity" if result.exact else "index, cosine similarity",
+        "items searched": str(result.searched),
+        "store": f"{store.path.name}, commit {result.commit}",
+    }
+    if result.where:
+        facts["filter"] = result.where
+    if result.kind in ("item", "picture"):
+        column = result.group_column or "none known"
+        facts["own group"] = f"left out ({column}): {result.excluded} items" if result.excluded else "nothing left out"
+    if result.notes:
+        facts["notes"] = "; ".join(result.notes)
+    name = Path(result.query).name if result.kind == "picture" else result.query
+    card = QueryCard(name, _KINDS[result.kind], result.thumbnail)
+    page = similar_page(card, result.hits, _thumbnails(store, result.hits), facts)
+    write_file(Path(path), page.encode())
+
+
+def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]) -> None:
+    """Write what is known of a trained probe as one self-contained HTML page."""
+    record = probe.record.to_dict() | {"counts": probe.record.training_counts, "store": store.path.name}
+    write_file(Path(path), training_page(record, probe.y, probe.probabilities).encode())
+
+
+def _thumbnails(store: Store, hits: Iterable[Hit]) -> dict[int, bytes]:
+    """JPEG bytes by item id, of those items that have a thumbnail."""
+    hashes = store.hashes_of(hit.item_id for hit in hits)
+    pictures = store.thumbnails.get(list(set(hashes.values())))
+    return {item: pictures[digest] for item, digest in hashes.items() if digest in pictures}

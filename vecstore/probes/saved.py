@@ -1,0 +1,221 @@
+"""Probes as two files: arrays as safetensors, everything else as JSON. Nothing in them is executed on reading.
+
+`model.json` holds ``format`` (`FORMAT`), ``model`` (a name of `MODELS`), ``params``, ``classes``, ``values``, the
+``sha256`` of `model.safetensors`, and the caller's ``record``. The same probe and record give the same bytes.
+A saved kNN probe holds its parameters and whitening, no vectors: see `KNNProbe.attach`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from sklearn.utils.validation import check_is_fitted
+
+from vecstore.errors import DataError, StoreDamaged, StoreTooNew
+from vecstore.files import canonical_json
+from vecstore.probes.knn import KNNProbe
+from vecstore.probes.logistic import LogisticProbe
+from vecstore.probes.svm import SVMProbe
+
+FORMAT = 1
+"""Raised when a reader of the format before could not read a file, or would read it wrongly."""
+
+TENSORS, HEAD = "model.safetensors", "model.json"
+
+_MODELS: dict[str, type[LogisticProbe] | type[SVMProbe] | type[KNNProbe]] = {
+    "probe": LogisticProbe,
+    "svm": SVMProbe,
+    "knn": KNNProbe,
+}
+_LINEAR = {
+    "coef_": ("outputs", "features"),
+    "intercept_": ("outputs",),
+    "strengths_": ("strengths",),
+    "cv_auc_": ("strengths",),
+    "oof_": ("rows", "classes"),
+    "folds_": ("rows",),
+}
+_KNN = {
+    "center_": ("features",),
+    "projection_": ("features", "components"),
+    "prior_": ("outputs",),
+    "ks_": ("ks",),
+    "temperatures_": ("temperatures",),
+    "cv_auc_": ("temperatures", "ks"),
+    "oof_": ("rows", "classes"),
+    "folds_": ("rows",),
+}
+_INTEGERS = frozenset({"folds_", "ks_"})
+_FINITE = frozenset({"coef_", "intercept_", "center_", "projection_", "prior_"})
+_VALUES = {"C_", "n_iter_", "converged_", "kind_", "n_features_in_"}
+_KNN_VALUES = {"k_", "temperature_", "kind_", "n_features_in_"}
+
+
+def to_files(probe: LogisticProbe | SVMProbe | KNNProbe, record: Mapping[str, Any]) -> dict[str, bytes]:
+    """A fitted probe as files.
+
+    Parameters
+    ----------
+    probe : LogisticProbe, SVMProbe or KNNProbe
+        Fitted.
+    record : mapping
+        What the caller wants to keep with it; plain JSON values.
+
+    Returns
+    -------
+    dict of file name to bytes
+        ``model.safetensors`` and ``model.json``.
+
+    Raises
+    ------
+    DataError
+        Classes or parameters that JSON can't hold, or a probe of another class.
+    sklearn.exceptions.NotFittedError
+        The probe is not fitted.
+    """
+    name = next((name for name, kind in _MODELS.items() if type(probe) is kind), None)
+    if name is None:
+        raise DataError(f"a {type(probe).__name__}", expected=f"one of {', '.join(_MODELS)}", do="save it yourself")
+    check_is_fitted(probe, "folds_")
+    arrays = {key: np.ascontiguousarray(getattr(probe, key)) for key in _layout(name)}
+    tensors = save(arrays)
+    try:
+        head = canonical_json(
+            {
+                "format": FORMAT,
+                "model": name,
+                "params": {key: _to_json(value) for key, value in probe.get_params().items()},
+                "classes": _classes_to_json(probe.classes_),
+                "values": {key: _to_json(getattr(probe, key)) for key in sorted(_names(name))},
+                "sha256": hashlib.sha256(tensors).hexdigest(),
+                "record": dict(record),
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the record or a parameter can't be written as JSON: {error}", expected="plain values", do="convert them"
+        ) from error
+    return {TENSORS: tensors, HEAD: head.encode()}
+
+
+def from_files(files: Mapping[str, bytes]) -> tuple[LogisticProbe | SVMProbe | KNNProbe, dict[str, Any]]:
+    """A probe and its record from what `to_files` made.
+
+    Parameters
+    ----------
+    files : mapping of file name to bytes
+
+    Returns
+    -------
+    probe, record
+        A kNN probe predicts after `attach`.
+
+    Raises
+    ------
+    StoreTooNew
+        Written in a later format.
+    StoreDamaged
+        A file is missing, the two do not belong together, or arrays are not of the shape the probe has.
+    """
+    missing = [name for name in (TENSORS, HEAD) if name not in files]
+    if missing:
+        raise _damaged(f"no {missing[0]}")
+    head = _head(files[HEAD])
+    if hashlib.sha256(files[TENSORS]).hexdigest() != head["sha256"]:
+        raise _damaged(f"{TENSORS} is not the file that {HEAD} was written with")
+    try:
+        arrays = load(files[TENSORS])
+        kind = _MODELS[head["model"]]
+        probe = kind(**{key: _from_json(value) for key, value in head["params"].items()})
+        classes, values = _classes_from_json(head["classes"]), head["values"]
+        if set(values) != _names(head["model"]):
+            raise _damaged(f"{HEAD} lacks values of a {head['model']}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(f"{HEAD} or {TENSORS} can't be read: {error}") from error
+    _check_shapes(arrays, head["model"], len(classes), values)
+    probe.classes_ = classes
+    for key, value in {**arrays, **values}.items():
+        setattr(probe, key, value)
+    return probe, dict(head["record"])
+
+
+def _layout(name: str) -> dict[str, tuple[str, ...]]:
+    return _KNN if name == "knn" else _LINEAR
+
+
+def _names(name: str) -> set[str]:
+    return _KNN_VALUES if name == "knn" else _VALUES
+
+
+def _head(data: bytes) -> dict[str, Any]:
+    try:
+        head = json.loads(data)
+        version = head["format"]
+        if isinstance(version, int) and version > FORMAT:
+            raise StoreTooNew(
+                f"a model of format {version}", expected=f"at most {FORMAT}", do="pip install --upgrade vecstore"
+            )
+        if version != FORMAT or {"model", "params", "classes", "values", "sha256", "record"} - set(head):
+            raise _damaged(f"{HEAD} lacks parts of format {FORMAT}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(f"{HEAD} can't be read: {error}") from error
+    return dict(head)
+
+
+def _check_shapes(arrays: Mapping[str, npt.NDArray[Any]], name: str, n_classes: int, values: Mapping[str, Any]) -> None:
+    """Every array is there, of its type, and sizes of one name agree with each other and with the values."""
+    layout = _layout(name)
+    if set(arrays) != set(layout):
+        raise _damaged(f"{TENSORS} holds {sorted(arrays)}, a {name} has {sorted(layout)}")
+    sizes = {"classes": n_classes, "outputs": 1 if values["kind_"] == "binary" else n_classes}
+    sizes["features"] = values["n_features_in_"]
+    for key, array in arrays.items():
+        wanted = layout[key]
+        if key == "projection_" and array.ndim == 1:
+            wanted = ("features",)
+        if array.dtype != (np.int64 if key in _INTEGERS else np.float64):
+            raise _damaged(f"{key} is of {array.dtype}")
+        if array.ndim != len(wanted) or any(sizes.setdefault(axis, size) != size for axis, size in zip(wanted, array.shape, strict=True)):
+            shape = tuple(sizes.get(axis, axis) for axis in wanted)
+            raise _damaged(f"{key} has shape {array.shape}, not {shape}")
+        if key in _FINITE and not np.isfinite(array).all():
+            raise _damaged(f"{key} is not finite")
+
+
+def _classes_to_json(classes: npt.NDArray[Any]) -> dict[str, Any]:
+    values = classes.tolist()
+    if classes.dtype.kind not in "biufUO" or not all(isinstance(value, bool | int | float | str) for value in values):
+        raise DataError(f"classes of {classes.dtype}", expected="numbers or text", do="name the classes as text")
+    return {"dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name, "values": values}
+
+
+def _classes_from_json(value: Mapping[str, Any]) -> npt.NDArray[Any]:
+    if value["dtype"] not in ("str", "object", "bool") and np.dtype(value["dtype"]).kind not in "iuf":
+        raise ValueError(f"classes of {value['dtype']}")
+    return np.array(value["values"], dtype=value["dtype"])
+
+
+def _to_json(value: Any) -> Any:
+    """Plain JSON; mappings become pairs, because their keys may be numbers."""
+    if isinstance(value, Mapping):
+        return {"pairs": [[_to_json(key), _to_json(one)] for key, one in value.items()]}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_to_json(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: one for key, one in value["pairs"]}
+    return value
+
+
+def _damaged(fact: str) -> StoreDamaged:
+    return StoreDamaged(fact, expected="the two files that one training wrote", do="restore them, or train again")

@@ -1,0 +1,161 @@
+"""Plots as SVG that is part of the page: its colours and fonts are the page's, so they follow dark mode and print.
+
+Figures hold fixed words and numbers only. Names of classes are in HTML beside them, where they are escaped, wrap,
+and need no font of ours.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from vecstore.records import DoubleArray, FloatArray
+
+COLOURS = 8
+"""Colours `--c0` to `--c7` of the style sheet."""
+
+CURVE_POINTS = 600
+"""Points kept of a curve: more than a plot of this size can show."""
+
+_INK, _GRID, _PAPER = "#010101", "#020202", "#030303"
+_VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)", _PAPER: "var(--card)"} | {
+    f"#0400{i:02x}": f"var(--c{i})" for i in range(COLOURS)
+}
+"""Colours that stand for variables of the style sheet until the SVG is written."""
+
+_STYLE = {
+    "svg.hashsalt": "vecstore",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelpad": 6,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.major.pad": 5,
+    "ytick.major.pad": 5,
+}
+
+Curve = tuple[DoubleArray, DoubleArray]
+
+
+def dash(i: int) -> str:
+    """Line style of the `i`-th class: colours repeat after `COLOURS`, so the line breaks then."""
+    return ("solid", "dashed", "dotted")[i // COLOURS % 3]
+
+
+def roc_figure(curves: Sequence[Curve | None], description: str) -> Markup:
+    """ROC curves, one per class.
+
+    Parameters
+    ----------
+    curves : sequence of (ndarray, ndarray) or None
+        False and true positive rates, 0 to 1, ascending; None where a class has no curve but keeps its colour.
+    description : str
+        What a reader who does not see it is told.
+
+    Returns
+    -------
+    Markup
+        An `<svg>` element.
+    """
+    with mpl.rc_context():
+        axes = _axes(width=4.2, height=4.0)
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
+        for i, curve in enumerate(curves):
+            if curve is not None:
+                axes.plot(
+                    *_thinned(*curve), color=_colour(i), linewidth=1.8, linestyle=dash(i), clip_on=False, zorder=3
+                )
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="1 − specificity", ylabel="Sensitivity")
+        return _svg(axes, description)
+
+
+def histogram_figure(parts: Sequence[FloatArray], label: str, description: str) -> Markup:
+    """Overlaid histograms of probabilities, each as shares of its own total.
+
+    Parameters
+    ----------
+    parts : sequence of ndarray of shape (n_i,), float32
+        Probabilities, 0 to 1.
+    label : str
+        Of the horizontal axis; fixed words.
+    description : str
+
+    Returns
+    -------
+    Markup
+        An `<svg>` element.
+    """
+    edges = np.linspace(0, 1, 21)
+    with mpl.rc_context():
+        axes = _axes(width=4.2, height=2.9)
+        highest = 0.0
+        for i, part in enumerate(parts):
+            heights = np.histogram(part, edges)[0] * (100 / max(1, len(part)))
+            highest = max(highest, float(heights.max(initial=0)))
+            axes.stairs(heights, edges, fill=True, color=_colour(i), alpha=0.28, zorder=3)
+            axes.stairs(heights, edges, color=_colour(i), linewidth=1.4, linestyle=("solid", "dashed")[i % 2], zorder=3)
+        axes.set(xlim=(0, 1), ylim=(0, max(1.0, 1.05 * highest)), xlabel=label, ylabel="Share of pictures, %")
+        return _svg(axes, description)
+
+
+def _axes(width: float, height: float) -> Axes:
+    """Axes of a new figure of this size in inches, with margins that fit the labels; whatever the user's style."""
+    mpl.rcdefaults()
+    mpl.rcParams.update(_STYLE)
+    left, bottom, right, top = 0.52, 0.48, 0.16, 0.14
+    figure = Figure(figsize=(width, height), facecolor="none")
+    FigureCanvasSVG(figure)
+    size = (1 - (left + right) / width, 1 - (bottom + top) / height)
+    axes: Axes = figure.add_axes((left / width, bottom / height, *size))
+    return axes
+
+
+def _colour(i: int) -> str:
+    return f"#0400{i % COLOURS:02x}"
+
+
+def _thinned(x: DoubleArray, y: DoubleArray) -> Curve:
+    if len(x) <= CURVE_POINTS:
+        return x, y
+    keep = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).round().astype(int))
+    return x[keep], y[keep]
+
+
+def _svg(axes: Axes, description: str) -> Markup:
+    """The figure as an element of an HTML page: no prologue, names, ids, fonts or colours of its own."""
+    file = io.StringIO()
+    axes.figure.canvas.print_figure(
+        file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    view = re.search(r'viewBox="([^"]+)"', text)
+    text = re.sub(r"<svg[^>]*>", "", text, count=1)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<defs>\s*<clipPath.*?</defs>|\s(?:id|clip-path)="[^"]*"', "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*(?:; )?", "", text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"#0[1-4][0-9a-f]{4}", lambda found: _VARIABLES[found[0]], text)
+    text = re.sub(r"\s*\n\s*", "\n", text)
+    opening = f'<svg class="figure" role="img" viewBox="{view[1] if view else ""}" aria-label="{escape(description)}">'
+    return Markup(opening + text)  # numbers and words of ours, and a description that is escaped
