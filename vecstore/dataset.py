@@ -129,7 +129,7 @@ def dataset(
     if not len(rows.items) or not names or (found.kind != "multi-label" and len(present) < 2):
         told = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
-            f"task {found.name!r}: {len(rows.items)} items to learn from, in classes: {', '.join(present) or 'none'}{told}",
+            f"task {found.name!r}: {len(rows.items)} items, in the classes: {', '.join(present) or 'none'}{told}",
             expected="at least two classes",
             do=f"see: vecstore info {store.path}; or lower --min-groups",
         )
@@ -250,8 +250,8 @@ def _official_split(rows: _Rows, notes: list[str]) -> _Rows:
     if leaking.any():
         shared = len(np.unique(rows.groups[leaking]))
         notes.append(
-            f"official split: {int(leaking.sum())} training items were dropped, of {shared} groups (or identical pictures)"
-            " that are also in the test part"
+            f"official split: {int(leaking.sum())} training items were dropped, of {shared} groups (or identical"
+            " pictures) that are also in the test part"
         )
     if (rows.splits == "val").any():
         notes.append("the official val part joins training for choosing and refit")
@@ -277,8 +277,9 @@ def _small_classes(rows: _Rows, names: list[str], min_groups: int, notes: list[s
         return rows, left
     renumbered = np.full(len(names), -1)
     renumbered[kept] = np.arange(len(kept))
-    rows.y = renumbered[rows.y.astype(np.int64)]
-    return rows.only(rows.y >= 0), left
+    numbers = renumbered[rows.y.astype(np.int64)]
+    rows.y = numbers
+    return rows.only(numbers >= 0), left
 
 
 def _counts(y: npt.NDArray[np.generic], n_classes: int) -> list[int]:

@@ -178,7 +178,7 @@ class Pipeline:
         try:
             outcome.stage = "read"
             data = job.raw.read()
-            outcome.sha256 = hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data)).digest()
+            outcome.sha256 = hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).digest()
             same = job.known_sha256 == outcome.sha256
             if same and job.complete:
                 outcome.unchanged = True
@@ -256,13 +256,13 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
                 found.append((name, None, outcome.reason or "not a picture"))
         ((hashes, vectors),) = pipeline.flush()
         by_hash = dict(zip(hashes, vectors, strict=True))
-        for name, shot, reason in found:
-            if shot is None:
+        for name, taken, reason in found:
+            if taken is None:
                 yield NewPicture(name, b"", None, None, reason)
                 continue
-            vector = by_hash[shot.hash]
+            vector = by_hash[taken.hash]
             good = bool(np.isfinite(vector).all())
-            yield NewPicture(name, shot.hash, vector if good else None, shot.thumbnail, "" if good else NOT_FINITE)
+            yield NewPicture(name, taken.hash, vector if good else None, taken.thumbnail, "" if good else NOT_FINITE)
 
 
 NOT_FINITE = "the encoder's vector is not finite or has no length"

@@ -55,7 +55,7 @@ def export(
     sources, locators = ([values[i] for i in keep.tolist()] for values in (items.sources, items.locators))
     if target.suffix.lower() == ".npz":
         arrays = {"item_id": ids, "source": np.array(sources), "locator": np.array(locators), "vector": vectors}
-        write_file(target, lambda file: np.savez(_Seekless(file), allow_pickle=False, **arrays))  # type: ignore[arg-type]
+        write_file(target, lambda file: np.savez(_Seekless(file), allow_pickle=False, **arrays))
     else:
         rows = store.metadata(ids.tolist())
         columns: dict[str, list[Any]] = {"source": sources, "locator": locators}

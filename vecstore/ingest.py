@@ -17,7 +17,7 @@ from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
 from vecstore.errors import Ambiguous, ArchiveError, UsageError
 from vecstore.labelling import import_source_labels
-from vecstore.records import DecodeRule, IntArray, Progress, Raw, Silent, Value, batched
+from vecstore.records import BoolArray, DecodeRule, IntArray, Progress, Raw, Silent, Value, batched
 from vecstore.sources import open_source
 from vecstore.sources.base import Source
 from vecstore.store import Space, Store
@@ -414,7 +414,7 @@ class _Run:
         self._learn()
         for position, (hashes, matrix) in enumerate(vectors):
             known = known_contents(self.store, hashes)
-            good = np.isfinite(matrix).all(axis=1) if len(hashes) else np.empty(0, bool)
+            good: BoolArray = np.isfinite(matrix.sum(axis=1, keepdims=True))[:, 0]
             for row in np.flatnonzero(~good):
                 self._broken[position, hashes[row]] = NOT_FINITE
             keep = [

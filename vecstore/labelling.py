@@ -8,19 +8,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from vecstore.errors import Ambiguous, DataError, LabelConflict, NotFound, UsageError
 from vecstore.records import LabelTable, Split, TaskKind, Value
 from vecstore.store import Items, Label, Store
-from vecstore.tables import read_table
+from vecstore.tables import convert, read_table
 
 POSITIVE = frozenset({"1", "true", "yes"})
 NEGATIVE = frozenset({"0", "false", "no"})
 _SPLITS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), cast(Split, "train")),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), cast(Split, "val")),
-    **dict.fromkeys(("test", "testing"), cast(Split, "test")),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _EXAMPLES = 5
 Conflict = Literal["error", "first", "any", "drop"]
@@ -260,19 +260,12 @@ class _Rows:
         name = Path(source).name if isinstance(source, (str, os.PathLike)) else type(source).__name__
         key_column, _, target = key.partition("=")
         asked = [key_column, *values, *([split_column] if split_column else []), *columns]
-        for column in asked:
-            if column not in table.columns:
-                raise NotFound(
-                    f"{name} has no column {column!r}",
-                    expected=f"one of: {', '.join(table.columns)}",
-                    do="check the flag's spelling",
-                )
-        position = {column: table.columns.index(column) for column in asked}
+        position = {column: table.column(column) for column in asked}
         body = list(table.rows())
         keys = [canonical(row[position[key_column]]) for row in body]
         rule, lookup = _rule(store, items, keys, key_column, target)
         rows = cls(name, rule, values)
-        converters = {column: table.converter(column) for column in columns}
+        types = {column: table.types()[table.columns[position[column]]] for column in columns}
         rows.columns = {column: {} for column in columns}
         differing: dict[str, set[int]] = defaultdict(set)
         for row, text in zip(body, keys, strict=True):
@@ -287,8 +280,8 @@ class _Rows:
             entry = _Entry(tuple(canonical(row[position[column]]) for column in values), split)
             for item in found:
                 rows.entries[item].append(entry)
-                for column, convert in converters.items():
-                    cell = convert(row[position[column]])
+                for column, kind in types.items():
+                    cell = convert(row[position[column]], kind)
                     if cell is not None and rows.columns[column].setdefault(item, cell) != cell:
                         differing[column].add(item)
         rows.differing = {column: len(found) for column, found in differing.items()}

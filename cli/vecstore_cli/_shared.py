@@ -64,7 +64,7 @@ class Lazy(click.Group):
 
             close = difflib.get_close_matches(args[0], list(self._modules), n=2)
             if close:
-                error.message += f" Did you mean {' or '.join(close)}?"
+                raise click.UsageError(f"{error.message} Did you mean {' or '.join(close)}?", ctx) from None
             raise
 
 
@@ -96,10 +96,9 @@ def command(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _stopped(message: str, code: int) -> click.ClickException:
-    stop = click.ClickException(message)
-    stop.exit_code = code
-    return stop
+def _stopped(message: str, code: int) -> SystemExit:
+    click.echo(f"Error: {message}", err=True)
+    return SystemExit(code)
 
 
 def json_option(function: F) -> F:

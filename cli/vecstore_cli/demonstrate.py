@@ -51,7 +51,7 @@ def demo(medmnist: str | None, folder: str, as_json: bool) -> None:
     for note in record.notes:
         click.echo(f"note: {note}")
     click.echo(f"\nsimilar to {result.hits.query}")
-    rows = [asdict(hit) | hit.labels for hit in result.hits.hits[:5]]
+    rows = [asdict(hit) | dict(hit.labels) for hit in result.hits.hits[:5]]
     echo_table(rows, ["rank", "score", "locator", record.task])
     click.echo("")
     echo_facts([("store", str(result.store)), *pages.items()])

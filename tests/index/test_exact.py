@@ -92,6 +92,15 @@ def test_thousands_of_equal_scores_are_resolved_by_id(allowed: IntArray | None) 
     np.testing.assert_array_equal(scores, np.ones((2, 4)))
 
 
+def test_scores_clamped_to_minus_one_are_ties_as_well() -> None:
+    # Rows beyond -1 that faiss ranks last, and does not even fetch, have the lowest ids.
+    lengths = np.repeat([1.004, 1.002], [200, SPARE])
+    vectors = -lengths[:, None].astype(np.float32)
+    found, scores = ExactIndex.build(np.arange(len(vectors)), vectors).search(np.ones((1, 1), np.float32), 3)
+    assert found.tolist() == [[0, 1, 2]]
+    assert scores.tolist() == [[-1, -1, -1]]
+
+
 def test_near_ties_beyond_the_spare_candidates_are_found(brute_force: Check, same_hits: Check) -> None:
     # All within float32's own error of one another, so faiss's order among them means nothing.
     rng = np.random.default_rng(0)

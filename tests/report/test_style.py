@@ -8,10 +8,7 @@ from importlib.resources import files
 import pytest
 
 CSS = (files("vecstore.report") / "templates" / "style.css").read_text(encoding="utf-8")
-LIGHT, DARK = (
-    {name: value for name, value in re.findall(r"--([\w-]+): (#\w{6})", block)}
-    for block in CSS.split("prefers-color-scheme: dark", 1)
-)
+LIGHT, DARK = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in CSS.split("prefers-color-scheme: dark", 1))
 
 
 def _luminance(colour: str) -> float:

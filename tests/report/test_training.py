@@ -71,7 +71,9 @@ KINDS = ["binary", "multi-class", "multi-label"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_input_gives_the_same_bytes_whatever_the_users_style(kind: str) -> None:
     first = training_page(*_case(kind))
-    with mpl.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "path", "lines.linewidth": 9}):
+    with mpl.rc_context(
+        {"font.size": 30, "axes.grid": False, "svg.fonttype": "path", "axes.labelsize": 40, "ytick.labelsize": 3}
+    ):
         styled = dict(mpl.rcParams)
         assert training_page(*_case(kind)) == first
         assert dict(mpl.rcParams) == styled

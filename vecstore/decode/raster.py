@@ -41,7 +41,7 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339
 
 
 def frames(data: bytes, kind: str, rule: DecodeRule) -> Iterator[Frame]:
@@ -127,11 +127,14 @@ def _load(image: ImageFile.ImageFile) -> None:
 def _picture(image: Image.Image) -> UInt8Array:
     # Before the turn: `transpose` makes an image that knows nothing of its file.
     white_is_zero = image.mode in _SCALED_MODES and _tag(image, _PHOTOMETRIC) == 0
+    # Pillow's only 32-bit integers are signed; it keeps the bits of others as they are.
+    unsigned = image.mode == "I" and _tag(image, _BITS) == (32,) and _tag(image, _SAMPLE_FORMAT) in (None, (1,))
     turn = _TURN.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
     if image.mode in _SCALED_MODES:
-        gray = to_eight_bits(np.asarray(image))
+        values = np.asarray(image)
+        gray = to_eight_bits(values.view(np.uint32) if unsigned else values)
         return as_rgb(255 - gray if white_is_zero else gray)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "La", "PA", "RGBa"):
         return as_rgb(np.asarray(image.convert("RGBA")))
@@ -173,6 +176,8 @@ def _by_tifffile(data: bytes, rule: DecodeRule) -> Iterator[Frame]:
     except tifffile.TiffFileError as error:
         raise PictureError(f"damaged TIFF: {error}", do="copy it again") from error
     with file:
+        if not len(file.pages):
+            raise PictureError("a TIFF without any page", do="copy it again")
         count = len(file.pages) if rule.frames == "all" else 1
         for index in range(count):
             page = file.pages[index]

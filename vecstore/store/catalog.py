@@ -403,7 +403,7 @@ def _transaction(connection: sqlite3.Connection, verb: str, arguments: Mapping[s
                 datetime.now(UTC).isoformat(timespec="seconds"),
                 verb,
                 canonical_json(arguments),
-                versions(),
+                canonical_json(library_versions()),
             ),
         ).close()
         transaction = Transaction(connection, commit)
