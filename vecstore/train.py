@@ -133,7 +133,8 @@ def train(
         versions=library_versions(),
     )
     probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities)
-    return register(store, data, probe, data.items[development], data.contents[development])
+    rows = development
+    return register(store, data.task, data.space, probe, data.items[rows], data.contents[rows], data.y[rows])
 
 
 def _groups_line(data: Dataset) -> str:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.dataset import Dataset
 from vecstore.errors import NotFound, SpaceMismatch
 from vecstore.probes import saved
 from vecstore.records import DoubleArray, FloatArray, IntArray
-from vecstore.store import Model, Space, Store
+from vecstore.store import Model, Space, Store, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,23 +154,33 @@ def space_of(store: Store, probe: Probe) -> Space:
     )
 
 
-def register(store: Store, data: Dataset, probe: Probe, seen: IntArray, contents: IntArray) -> Probe:
+def register(
+    store: Store,
+    task: Task,
+    space: Space,
+    probe: Probe,
+    seen: IntArray,
+    contents: IntArray,
+    targets: npt.NDArray[np.generic],
+) -> Probe:
     """Write a probe's files into the store and register it; returns it with its `model`.
 
-    A kNN model keeps the contents it votes with, and not their vectors: so forgetting a patient leaves
-    nothing of it in a model.
+    Parameters
+    ----------
+    store, task, space, probe
+    seen, contents : ndarray of shape (m,), int64
+        Items it was trained on, and their contents.
+    targets : ndarray of shape (m,) or (m, n_classes)
+        Their labels. A kNN model keeps contents and labels, and no vectors: so forgetting a patient leaves
+        nothing of it in a model.
     """
     files = saved.to_files(probe.estimator, probe.record.to_dict())
     arrays: dict[str, npt.NDArray[Any]] = {"items": probe.items, "y": probe.y, "probabilities": probe.probabilities}
     if probe.record.model == "knn":
-        arrays |= {"contents": contents, "contents_y": _training_targets(data, seen)}
+        arrays |= {"contents": contents, "contents_y": targets}
     files["predictions.safetensors"] = saved.pack(arrays)
-    model = store.add_model(data.task, data.space, files, probe.record.to_dict(), seen)
+    model = store.add_model(task, space, files, probe.record.to_dict(), seen)
     return Probe(probe.record, probe.estimator, model, probe.items, probe.y, probe.probabilities)
-
-
-def _training_targets(data: Dataset, seen: IntArray) -> npt.NDArray[np.generic]:
-    return data.y[np.isin(data.items, seen)]
 
 
 def load(store: Store, task: str, model: int | None = None) -> Probe:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vecstore.decode import content_hash, frames
+from vecstore.decode.scaling import to_eight_bits
 from vecstore.errors import PictureError
 from vecstore.records import DecodeRule, UInt8Array
 
@@ -69,11 +70,6 @@ def difference(a: UInt8Array, b: UInt8Array) -> float:
     return float(np.abs(a.astype(int) - b).mean())
 
 
-def shrunk(a: UInt8Array, factor: int) -> Any:
-    """Means over blocks."""
-    return a.reshape(a.shape[0] // factor, factor, a.shape[1] // factor, factor, 3).mean(axis=(1, 3))
-
-
 def test_the_table_covers_every_case_and_agrees_with_it(shared: Path) -> None:
     with (shared / "messy" / "cases.csv").open(encoding="utf-8", newline="") as file:
         said = {row["file"]: row["decodes"] for row in csv.DictReader(file)}
@@ -119,21 +115,21 @@ def test_a_mirrored_picture_is_mirrored_back(pictures: dict[str, UInt8Array]) ->
 
 
 def test_a_rotated_picture_stands_upright(shared: Path, pictures: dict[str, UInt8Array]) -> None:
-    from PIL import Image
-
     with Image.open(shared / "messy" / "exif_rotate6.jpg") as stored:
         pixels = np.asarray(stored.convert("RGB"))
     # Orientation 6: the stored picture has to be turned by 90° clockwise.
     assert np.array_equal(pictures["exif_rotate6.jpg"], np.rot90(pixels, -1))
 
 
-def test_sixteen_bits_and_floats_follow_one_rule(pictures: dict[str, UInt8Array]) -> None:
+def test_sixteen_bits_and_floats_follow_one_rule(shared: Path, pictures: dict[str, UInt8Array]) -> None:
     gray16, full = pictures["gray16.png"], pictures["gray16_full.png"]
     assert (gray16.min(), gray16.max()) == (0, 255)
     assert np.abs(gray16.astype(int) - full).max() <= 1
-    # Of the same slice, made smaller with another filter.
-    assert np.corrcoef(shrunk(gray16, 2).ravel(), pictures["float32.tif"].ravel())[0, 1] > 0.95
-    assert np.corrcoef(shrunk(gray16, 4).ravel(), pictures["pgm16.pgm"].ravel())[0, 1] > 0.95
+    with Image.open(shared / "messy" / "gray16.png") as image:
+        values = np.asarray(image)
+    # The other two are every second and every fourth pixel of the same slice.
+    assert np.array_equal(pictures["pgm16.pgm"][..., 0], to_eight_bits(values[::4, ::4]))
+    assert np.array_equal(pictures["float32.tif"][..., 0], to_eight_bits(values[::2, ::2]))
 
 
 def test_gray_pictures_have_three_equal_channels(pictures: dict[str, UInt8Array]) -> None:
@@ -146,9 +142,7 @@ def test_gray_pictures_have_three_equal_channels(pictures: dict[str, UInt8Array]
 
 
 def test_transparent_parts_become_black(shared: Path, pictures: dict[str, UInt8Array]) -> None:
-    from PIL import Image
-
-    for name in ("rgba.png", "palette_transparent.png", "la.png"):
+    for name in ("rgba.png", "palette_transparent.png"):
         with Image.open(shared / "messy" / name) as image:
             rgba = np.asarray(image.convert("RGBA"))
         picture = pictures[name]

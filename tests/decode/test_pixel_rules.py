@@ -148,6 +148,20 @@ def test_lossless_files_keep_every_pixel(picture: Decode, gradient: Image.Image)
         assert np.abs(got.astype(int) - expected).mean() <= limit, kind
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
+def test_half_transparent_pixels_are_half_as_bright(picture: Decode, mode: str) -> None:
+    image = Image.new("RGBA", (3, 1), (200, 200, 200, 255))
+    image.putalpha(Image.fromarray(np.array([[0, 128, 255]], np.uint8)))
+    kind = "TIFF" if mode == "PA" else "PNG"
+    got = picture(image.convert(mode) if mode != "PA" else image.convert("LA").convert("PA"), kind)
+    assert got[0, :, 0].tolist() == [0, 100, 200]
+
+
+def test_a_transparent_colour_of_a_png_without_alpha_becomes_black(picture: Decode) -> None:
+    image = Image.fromarray(np.array([[10, 200]], np.uint8))
+    assert picture(image, "PNG", transparency=200)[0, :, 0].tolist() == [10, 0]
+
+
 def test_colour_tiff_of_16_bits_keeps_its_low_values(picture: Decode) -> None:
     values = np.arange(4 * 5 * 3, dtype=np.uint16).reshape(4, 5, 3)
     got = picture(tiff(values, photometric="rgb"))
@@ -223,7 +237,7 @@ def test_a_header_that_announces_a_bomb_is_refused_at_once(picture: Decode) -> N
         ("Überschrift\n".encode() * 100, "text, not a picture"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 30, "begins like PNG, but its header is damaged"),
         (bytes(range(130, 250)), "not a known picture format (first bytes: 82 83 84"),
-        (b"II*\x00" + b"\xff" * 40, "TIFF"),
+        (b"II*\x00" + b"\xff" * 40, "a TIFF without any page"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n\xff\xfe", "not a known picture format"),
     ],
 )
