@@ -13,7 +13,8 @@ from vecstore.embedding import pictures_opened
 from vecstore.errors import DataError
 from vecstore.probes import make
 from vecstore.probes.metrics import evaluate
-from vecstore.records import Progress, Silent
+from vecstore.probes.splits import grouped_folds
+from vecstore.records import BoolArray, Progress, Silent
 from vecstore.store import Store
 from vecstore.store.catalog import library_versions
 from vecstore.trained import Probe, Record, register
@@ -83,8 +84,8 @@ def train(
         )
     vectors = data.vectors(development)
     read = time.perf_counter()
-    nested = not official and int(development.sum()) <= NESTED_ITEMS
-    estimator: Any = make(model, seed=seed, nested=nested)
+    nested = model != "knn" and not official and len(vectors) <= NESTED_ITEMS and _folds(data, development) > 2
+    estimator: Any = make(model, seed=seed, **({"nested": True} if nested else {}))
     estimator.fit(vectors, data.y[development], groups=data.groups[development])
     fitted = time.perf_counter()
     notes = list(data.notes)
@@ -147,6 +148,17 @@ def _interval(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else [float(interval[0]), float(interval[1])]
 
 
+_CHOSEN = ("C_", "k_", "temperature_", "converged_", "n_iter_")
+
+
 def _parameters(estimator: Any) -> dict[str, Any]:
-    chosen: dict[str, Any] = estimator.summary()
-    return chosen
+    """What was chosen inside the training part."""
+    found = {name.rstrip("_"): getattr(estimator, name, None) for name in _CHOSEN}
+    chosen = {
+        name: value.item() if hasattr(value, "item") else value for name, value in found.items() if value is not None
+    }
+    return chosen | {"folds": int(np.max(estimator.folds_)) + 1}
+
+
+def _folds(data: Dataset, rows: BoolArray) -> int:
+    return int(grouped_folds(data.y[rows], data.groups[rows]).max()) + 1

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load as unpack
+from safetensors.numpy import save as pack
 
 from vecstore.errors import NotFound, SpaceMismatch
 from vecstore.probes import saved
@@ -178,7 +180,7 @@ def register(
     arrays: dict[str, npt.NDArray[Any]] = {"items": probe.items, "y": probe.y, "probabilities": probe.probabilities}
     if probe.record.model == "knn":
         arrays |= {"contents": contents, "contents_y": targets}
-    files["predictions.safetensors"] = saved.pack(arrays)
+    files["predictions.safetensors"] = pack({name: np.ascontiguousarray(values) for name, values in arrays.items()})
     model = store.add_model(task, space, files, probe.record.to_dict(), seen)
     return Probe(probe.record, probe.estimator, model, probe.items, probe.y, probe.probabilities)
 
@@ -206,7 +208,7 @@ def load(store: Store, task: str, model: int | None = None) -> Probe:
 
 def _load(store: Store, model: Model) -> Probe:
     files = store.model_files(model)
-    arrays = saved.unpack(files.pop("predictions.safetensors"))
+    arrays = unpack(files.pop("predictions.safetensors"))
     estimator, record = saved.from_files(files)
     probe = Probe(Record(**_fields(record)), estimator, model, arrays["items"], arrays["y"], arrays["probabilities"])
     if probe.record.model == "knn":

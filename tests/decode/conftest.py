@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,8 +51,6 @@ def altered(dicom_file: Callable[[str, str], bytes]) -> Callable[..., bytes]:
 
     def save(values: Any = None, drop: tuple[str, ...] = (), **elements: Any) -> bytes:
         dataset = pydicom.dcmread(io.BytesIO(dicom_file("samples.zip", "CT_small.dcm")))
-        for keyword in drop:
-            del dataset[keyword]
         if values is not None:
             array = np.asarray(values)
             dataset.Rows, dataset.Columns = array.shape
@@ -60,10 +59,16 @@ def altered(dicom_file: Callable[[str, str], bytes]) -> Callable[..., bytes]:
             dataset.PixelRepresentation = int(array.dtype.kind == "i")
             dataset.PixelData = array.tobytes()
             dataset["PixelData"].VR = "OW" if array.dtype.itemsize > 1 else "OB"
-        for keyword, value in elements.items():
-            setattr(dataset, keyword, value)
+        for keyword in drop:
+            del dataset[keyword]
         out = io.BytesIO()
-        dataset.save_as(out)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # values that break the standard are what is wanted
+            for keyword, value in elements.items():
+                setattr(dataset, keyword, value)
+                if dataset[keyword].VR == "US or SS":
+                    dataset[keyword].VR = "SS"
+            dataset.save_as(out)
         return out.getvalue()
 
     return save

@@ -137,6 +137,8 @@ def _picture(image: Image.Image) -> UInt8Array:
         gray = to_eight_bits(values.view(np.uint32) if unsigned else values)
         return as_rgb(255 - gray if white_is_zero else gray)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "La", "PA", "RGBa"):
+        if image.mode == "La":
+            image = image.convert("LA")  # Pillow has no direct way
         return as_rgb(np.asarray(image.convert("RGBA")))
     if image.mode in ("1", "L"):
         return as_rgb(np.asarray(image.convert("L")))

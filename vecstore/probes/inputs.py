@@ -82,7 +82,8 @@ def training(
         See `LogisticProbe.fit`.
     """
     with data_errors():
-        if np.ndim(y) == 2 and np.shape(y)[1] > 1:  # type: ignore[arg-type]
+        shape = np.asarray(y).shape
+        if len(shape) == 2 and shape[1] > 1:
             vectors = validate_data(estimator, X, dtype=[np.float64, np.float32])
             target = indicator(y, len(vectors))
             classes = np.arange(target.shape[1])

@@ -39,9 +39,9 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Of softmax votes exp((cosine - best cosine) / temperature); by default chosen together with k.
     weights : {"softmax", "similarity", "uniform"}
         What a neighbour's vote counts. Similarity: the cosine, negatives 0.
-    transform : {"pca", "standard", "none"}
-        Label-free whitening before the cosine: leading principal components with equal spread, every
-        feature with equal spread, or none.
+    whiten : {"standard", "pca", "none"}
+        What is done, labels unseen, before the cosine: every feature gets equal spread, the leading principal
+        components do, or nothing. PCA is level with standard on a thousand rows and worse on a few hundred.
     components : int
         At most so many principal components.
     folds : int
@@ -84,7 +84,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         k: int | None = None,
         temperature: float | None = None,
         weights: str = "softmax",
-        transform: str = "pca",
+        whiten: str = "standard",
         components: int = 128,
         folds: int = 5,
         seed: int = 0,
@@ -92,7 +92,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.k = k
         self.temperature = temperature
         self.weights = weights
-        self.transform = transform
+        self.whiten = whiten
         self.components = components
         self.folds = folds
         self.seed = seed
@@ -127,7 +127,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data = training(self, X, y, None, groups, self.folds, self.seed)
         self._check_parameters(len(data.X))
         self.classes_, self.kind_ = data.classes, data.kind
-        self.center_, self.projection_ = _whitening(data.X, self.transform, self.components)
+        self.center_, self.projection_ = _whitening(data.X, self.whiten, self.components)
         self._keep(data.X, data.y)
         known = ~np.isnan(self._truth)
         self.prior_ = np.where(known, self._truth, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
@@ -234,7 +234,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.hstack([1 - shares, shares]) if self.kind_ == "binary" else np.ascontiguousarray(shares)
 
     def _check_parameters(self, n: int) -> None:
-        for name, allowed in (("weights", ("softmax", "similarity", "uniform")), ("transform", ("pca", "standard", "none"))):
+        for name, allowed in (("weights", ("softmax", "similarity", "uniform")), ("whiten", ("standard", "pca", "none"))):
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name}={getattr(self, name)!r}", expected=f"one of {allowed}", do="pass one of these")
         if self.k is not None and not 1 <= self.k <= n:
@@ -245,14 +245,14 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise DataError(f"components={self.components}", expected="at least 1", do="pass 128")
 
 
-def _whitening(X: npt.NDArray[Any], transform: str, components: int) -> tuple[DoubleArray, DoubleArray]:
+def _whitening(X: npt.NDArray[Any], rule: str, components: int) -> tuple[DoubleArray, DoubleArray]:
     """Center, and scales (d,) or a matrix (d, c); directions without spread get 0 or are left out."""
     d = X.shape[1]
-    if transform == "none":
+    if rule == "none":
         return np.zeros(d), np.ones(d)
     center = X.mean(axis=0, dtype=np.float64)
     noise = 10 * np.finfo(X.dtype).eps * np.abs(center)
-    if transform == "standard":
+    if rule == "standard":
         square = sum((((part - center) ** 2).sum(axis=0) for part in _parts(X)), np.zeros(d))
         spread = np.sqrt(square / len(X))
         return center, np.where(spread > noise, 1 / np.where(spread > 0, spread, 1), 0)

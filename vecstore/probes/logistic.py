@@ -17,7 +17,8 @@ class LogisticProbe(LinearProbe):
     ----------
     strengths : sequence of float, optional
         Values of C to choose from, as in scikit-learn, on features scaled as `scale` says. By default ten from 1e-4
-        to 1e4, and more beyond an edge if the best is there.
+        to 100 (on unscaled unit vectors of a network that is about 1e-3 to 1e4), and more beyond an edge if the
+        best is there.
     folds : int
         At most; fewer when the rarest class is in fewer groups.
     class_weight : None, "balanced" or mapping of class to weight
@@ -58,7 +59,7 @@ class LogisticProbe(LinearProbe):
     (array([ True, False, False]), True)
     """
 
-    _default_strengths = tuple(np.logspace(-4, 4, 10))
+    _default_strengths = tuple(np.logspace(-4, 2, 10))
 
     def _loss(self, kind: TaskKind) -> LossName:
         return "softmax" if kind == "multi-class" else "logistic"

@@ -119,7 +119,7 @@ def grouped_folds(
     Examples
     --------
     >>> grouped_folds([0, 0, 1, 1, 0, 1], ["a", "a", "b", "c", "d", "d"], n_folds=2)
-    array([1, 1, 1, 0, 0, 0])
+    array([0, 0, 1, 0, 1, 1])
     """
     if n_folds < 2:
         raise DataError(f"{n_folds} folds", expected="at least 2", do="pass n_folds=2 or more")
