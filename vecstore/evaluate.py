@@ -10,7 +10,7 @@ from vecstore.dataset import class_counts, dataset
 from vecstore.embedding import pictures_opened
 from vecstore.probes import metrics
 from vecstore.store import Store
-from vecstore.trained import Probe, load, space_of
+from vecstore.trained import Probe, load, scored, space_of
 
 
 def evaluate(store: Store, task: str, *, model: int | None = None) -> Probe:
@@ -56,17 +56,7 @@ def evaluate(store: Store, task: str, *, model: int | None = None) -> Probe:
     fresh = dataclasses.replace(
         record,
         counts=class_counts(data, kept),
-        n=scores.n,
-        groups=scores.groups,
-        auc=scores.auc,
-        auc_interval=None if scores.auc_interval is None else list(scores.auc_interval),
-        auc_per_class=dict(scores.auc_per_class),
-        accuracy=scores.accuracy,
-        accuracy_interval=None if scores.accuracy_interval is None else list(scores.accuracy_interval),
-        balanced_accuracy=scores.balanced_accuracy,
-        balanced_accuracy_interval=(
-            None if scores.balanced_accuracy_interval is None else list(scores.balanced_accuracy_interval)
-        ),
+        **scored(scores),
         notes=[*record.notes, *notes],
         pixels_read=pictures_opened() - opened,
     )

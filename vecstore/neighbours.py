@@ -81,11 +81,12 @@ class Searcher:
         ids, contents = self.items.ids[candidates], self.items.contents[candidates]
         of_content: dict[int, list[int]] = defaultdict(list)
         wanted = None if whole else np.unique(contents)
+        unit = _unit(np.array(query, np.float32)[None])
         asked = k
         while True:
             # One more than needed: where the last scores are equal, contents beyond may hold lower item ids.
             asked += 1
-            found, scores = merge([part.search(query[None], asked, wanted) for part in self.parts], asked)
+            found, scores = merge([part.search(unit, asked, wanted) for part in self.parts], asked)
             if found[0, -1] < 0 or scores[0, -1] < scores[0, k - 1]:
                 break
             asked *= 2
@@ -97,6 +98,12 @@ class Searcher:
             of_content[int(contents[row])].append(int(ids[row]))
         hits = [Neighbour(item, best[content]) for content, members in of_content.items() for item in members]
         return sorted(hits, key=lambda hit: (-hit.score, hit.item))[:k]
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    """Rows brought back to length 1, which float16 moved by up to 0.0005: a vector's cosine with itself is 1."""
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def searcher(store: Store, space: Space) -> Searcher:
@@ -120,9 +127,9 @@ def searcher(store: Store, space: Space) -> Searcher:
         ):
             parts = [index]
             if len(tail):
-                parts.append(KINDS["exact"].build(tail, store.vectors(space, tail)))
+                parts.append(KINDS["exact"].build(tail, _unit(store.vectors(space, tail))))
     if not parts:
-        parts = [KINDS["exact"].build(contents, store.vectors(space, contents))]
+        parts = [KINDS["exact"].build(contents, _unit(store.vectors(space, contents)))]
         if not store.fixed and store.catalog.writable:
             with suppress(NotWritable, DiskFull, StoreDamaged):
                 parts[0].save(folder, {"fingerprint": fingerprint, "shards": names, "commit": store.commit})

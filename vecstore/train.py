@@ -17,7 +17,7 @@ from vecstore.probes.splits import grouped_folds
 from vecstore.records import BoolArray, Progress, Silent
 from vecstore.store import Store
 from vecstore.store.catalog import library_versions
-from vecstore.trained import Probe, Record, register
+from vecstore.trained import Probe, Record, register, scored
 
 NESTED_ITEMS = 20_000
 """Beyond, the out-of-fold scores are those of the folds on which the strength was chosen."""
@@ -110,18 +110,10 @@ def train(
         model=model,
         parameters=_parameters(estimator),
         part="test" if official else "out-of-fold",
-        n=scores.n,
-        groups=scores.groups,
         trained_on=int(development.sum()),
         training_groups=len(np.unique(data.groups[development])),
         group_column=data.group_column,
-        auc=scores.auc,
-        auc_interval=_interval(scores.auc_interval),
-        auc_per_class=dict(scores.auc_per_class),
-        accuracy=scores.accuracy,
-        accuracy_interval=_interval(scores.accuracy_interval),
-        balanced_accuracy=scores.balanced_accuracy,
-        balanced_accuracy_interval=_interval(scores.balanced_accuracy_interval),
+        **scored(scores),
         notes=[*notes, *scores.notes],
         commit=store.commit,
         seed=seed,
@@ -142,10 +134,6 @@ def _groups_line(data: Dataset) -> str:
     if data.group_column is None:
         return "groups: none known, every picture (and its identical copies) stands for itself; --group names a column"
     return f"groups: {data.group_column}, {len(np.unique(data.groups))} of them"
-
-
-def _interval(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else [float(interval[0]), float(interval[1])]
 
 
 _CHOSEN = ("C_", "k_", "temperature_", "converged_", "n_iter_")

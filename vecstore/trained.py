@@ -13,6 +13,7 @@ from safetensors.numpy import save as pack
 
 from vecstore.errors import NotFound, SpaceMismatch
 from vecstore.probes import saved
+from vecstore.probes.metrics import Scores
 from vecstore.records import DoubleArray, FloatArray, IntArray
 from vecstore.store import Model, Space, Store, Task
 
@@ -43,7 +44,7 @@ class Record:
     auc, accuracy, balanced_accuracy : float or None
     auc_interval, accuracy_interval, balanced_accuracy_interval : list of float, or None
         95 %, by bootstrap over groups.
-    auc_per_class : dict
+    auc_per_class, auc_interval_per_class : dict
     notes : list of str
     commit : int
         The snapshot it was trained at.
@@ -74,6 +75,7 @@ class Record:
     auc: float | None
     auc_interval: list[float] | None
     auc_per_class: dict[str, float | None]
+    auc_interval_per_class: dict[str, list[float] | None]
     accuracy: float | None
     accuracy_interval: list[float] | None
     balanced_accuracy: float | None
@@ -136,6 +138,16 @@ class Probe:
         Several labels: the probability that each holds.
         """
         return np.asarray(self.estimator.predict_proba(vectors), np.float64)
+
+
+def scored(scores: Scores) -> dict[str, Any]:
+    """The fields of a `Record` that scores fill."""
+    told = scores.to_dict()
+    return {
+        name: value
+        for name, value in told.items()
+        if name in Record.__dataclass_fields__ and name not in ("kind", "notes")
+    }
 
 
 def space_of(store: Store, probe: Probe) -> Space:

@@ -50,8 +50,8 @@ class Training:
         if self.kind == "multi-label":
             return np.asarray(self.y.T, np.float64)
         if self.kind == "binary":
-            return (self.y == 1).astype(np.float64)[None, :]
-        return (self.y == np.arange(len(self.classes))[:, None]).astype(np.float64)
+            return np.asarray(self.y == 1, np.float64)[None, :]
+        return np.asarray(self.y == np.arange(len(self.classes))[:, None], np.float64)
 
     def scattered(self, values: npt.NDArray[Any], fill: float) -> npt.NDArray[Any]:
         """Values per kept row as values per input row; `fill` where the weight was zero."""
@@ -85,7 +85,7 @@ def training(
         shape = np.asarray(y).shape
         if len(shape) == 2 and shape[1] > 1:
             vectors = validate_data(estimator, X, dtype=[np.float64, np.float32])
-            target = indicator(y, len(vectors))
+            target: npt.NDArray[Any] = indicator(y, len(vectors))
             classes = np.arange(target.shape[1])
             kind: TaskKind = "multi-label"
         else:
@@ -151,7 +151,7 @@ def class_weights(rule: str | Mapping[Any, float] | None, data: Training) -> Dou
         known = data.classes.tolist()
         strange = [key for key in rule if key not in known]
         if not strange:
-            return np.array([float(rule.get(name, 1.0)) for name in known])[data.y][None, :]
+            return np.asarray([[rule.get(known[index], 1.0) for index in data.y]], np.float64)
         raise DataError(
             f"class_weight names {strange[0]!r}, which is no class", expected=f"one of {known}", do="check the names"
         )

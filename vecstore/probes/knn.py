@@ -19,7 +19,7 @@ from vecstore.errors import DataError
 from vecstore.probes.auc import weighted_auc
 from vecstore.probes.inputs import Training, checked_vectors, data_errors, indicator, training
 from vecstore.probes.linear import nan_mean
-from vecstore.records import DoubleArray, IntArray, TaskKind
+from vecstore.records import DoubleArray, IntArray
 
 KS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200)
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -224,7 +224,9 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     shares[i][:, inside[rows]] = _shares(votes, labels, ks, self.prior_).transpose(1, 2, 0)
         self.ks_, self.temperatures_ = np.array(ks), np.array(given)
         self.cv_auc_ = _auc(shares, self._truth, data)
-        best = (0, 0) if np.isnan(self.cv_auc_).all() else np.unravel_index(np.nanargmax(self.cv_auc_), self.cv_auc_.shape)
+        best = (
+            (0, 0) if np.isnan(self.cv_auc_).all() else np.unravel_index(np.nanargmax(self.cv_auc_), self.cv_auc_.shape)
+        )
         self.temperature_ = float(given[best[0]])
         self.k_ = int(ks[best[1]]) if self.k is None else int(self.k)
         self.oof_ = self._as_probabilities(shares[best])
@@ -234,7 +236,10 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.hstack([1 - shares, shares]) if self.kind_ == "binary" else np.ascontiguousarray(shares)
 
     def _check_parameters(self, n: int) -> None:
-        for name, allowed in (("weights", ("softmax", "similarity", "uniform")), ("whiten", ("standard", "pca", "none"))):
+        for name, allowed in (
+            ("weights", ("softmax", "similarity", "uniform")),
+            ("whiten", ("standard", "pca", "none")),
+        ):
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name}={getattr(self, name)!r}", expected=f"one of {allowed}", do="pass one of these")
         if self.k is not None and not 1 <= self.k <= n:
@@ -267,7 +272,9 @@ def _whitening(X: npt.NDArray[Any], rule: str, components: int) -> tuple[DoubleA
     return center, vectors[:, kept] / np.sqrt(values[kept])
 
 
-def _whitened(X: npt.NDArray[Any], center: DoubleArray, projection: DoubleArray, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _whitened(
+    X: npt.NDArray[Any], center: DoubleArray, projection: DoubleArray, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
     """Centred, projected and brought to unit length; a vector of no length stays 0."""
     width = projection.shape[1] if projection.ndim == 2 else len(projection)
     out = np.empty((len(X), width), dtype)

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 from vecstore.errors import DataError
 from vecstore.probes.auc import weighted_auc
 from vecstore.probes.inputs import Training, checked_vectors, class_weights, training
-from vecstore.probes.splits import grouped_folds
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
 NEARLY_BEST = 1e-4  # of mean AUC: within it the stronger regularisation is taken
@@ -89,7 +88,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.cv_auc_ = fitted.auc(data, [(f, data.folds == f) for f in range(n_folds)])
         best = _best(self.cv_auc_, fitted.strengths)
         self.C_ = float(fitted.strengths[best])
-        chosen = [_best(fitted.auc(data, inner), fitted.strengths) for inner in plan.inner] if self.nested else [best] * n_folds
+        chosen = (
+            [_best(fitted.auc(data, inner), fitted.strengths) for inner in plan.inner]
+            if self.nested
+            else [best] * n_folds
+        )
         margins = np.empty((fitted.margins.shape[2], len(data.y)))
         calibrated = np.empty_like(margins)
         for fold, at in enumerate(chosen):
@@ -150,13 +153,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.ones(len(margins)), np.zeros(len(margins))
 
     def _checked_strengths(self) -> DoubleArray:
-        values = np.unique(np.asarray(self._default_strengths if self.strengths is None else self.strengths, np.float64))
+        values = np.unique(
+            np.asarray(self._default_strengths if self.strengths is None else self.strengths, np.float64)
+        )
         if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():
             raise DataError(f"strengths={self.strengths!r}", expected="positive numbers", do="pass C values as a list")
         return values
 
     def _scaling(self, data: Training) -> tuple[DoubleArray, DoubleArray]:
-        """Center and spread per feature, labels unseen; standard rows have mean squared length 1, as unit vectors do."""
+        """Center and spread per feature, labels unseen; scaled rows have mean squared length 1, as unit vectors do."""
         if self.scale not in ("standard", "none"):
             raise DataError(f"scale={self.scale!r}", expected="'standard' or 'none'", do="pass one of these")
         total = data.weights.sum()
@@ -309,9 +314,9 @@ def _beyond(strengths: DoubleArray, best: int) -> DoubleArray:
     if len(strengths) < 2:
         return np.empty(0)
     if best == 0:
-        return strengths[0] * (strengths[0] / strengths[1]) ** np.array([2.0, 1.0])
+        return np.asarray(strengths[0] * (strengths[0] / strengths[1]) ** np.array([2.0, 1.0]))
     if best == len(strengths) - 1:
-        return strengths[-1] * (strengths[-1] / strengths[-2]) ** np.array([1.0, 2.0])
+        return np.asarray(strengths[-1] * (strengths[-1] / strengths[-2]) ** np.array([1.0, 2.0]))
     return np.empty(0)
 
 

@@ -17,8 +17,10 @@ class Loss(Protocol):
     outputs: int
     """Margins per model and row: 1, or the number of classes."""
 
-    def start(self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Best intercepts without any feature, (m, k)."""
+    def start(
+        self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best intercepts without any feature, (m, k), and which models have nothing more to learn, (m,)."""
 
     def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
@@ -70,10 +72,14 @@ class _Signed:
 class Logistic(_Signed):
     """log(1 + exp(-target × margin))."""
 
-    def start(self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def start(
+        self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         positive, negative = self._sides(weights, which, target)
-        least = 1e-6 * (positive + negative)
-        return (positive.maximum(least) / negative.maximum(least)).log()[:, None]
+        least = (1e-6 * (positive + negative)).clamp_min(torch.finfo(torch.float64).tiny)
+        # With one side only the best intercept is infinite.
+        one_side = (positive <= 0) | (negative <= 0)
+        return (positive.maximum(least) / negative.maximum(least)).log()[:, None], one_side
 
     def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
@@ -92,9 +98,12 @@ class Logistic(_Signed):
 class SquaredHinge(_Signed):
     """max(0, 1 - target × margin)²."""
 
-    def start(self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def start(
+        self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         positive, negative = self._sides(weights, which, target)
-        return ((positive - negative) / (positive + negative))[:, None]
+        total = (positive + negative).clamp_min(torch.finfo(torch.float64).tiny)
+        return ((positive - negative) / total)[:, None], (positive <= 0) | (negative <= 0)
 
     def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
@@ -116,10 +125,12 @@ class Softmax:
         self.outputs = int(self._classes.max()) + 1
         self._hot = torch.nn.functional.one_hot(self._classes, self.outputs).T.contiguous().to(dtype)
 
-    def start(self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def start(
+        self, weights: torch.Tensor, which: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         mass = weights.double() @ self._hot.double().T
         logs = mass.maximum(1e-6 * mass.sum(dim=1, keepdim=True)).log()
-        return (logs - logs.mean(dim=1, keepdim=True))[which]
+        return (logs - logs.mean(dim=1, keepdim=True))[which], torch.zeros(len(which), dtype=torch.bool)
 
     def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice

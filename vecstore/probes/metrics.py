@@ -103,9 +103,9 @@ def evaluate(
     (0.75, 0.75, None)
     """
     truth, scores, names = _checked(y, probabilities, classes, kind)
-    codes = np.unique(
-        np.arange(len(scores)) if groups is None else np.asarray(groups), return_inverse=True
-    )[1].astype(np.int64)
+    codes = np.unique(np.arange(len(scores)) if groups is None else np.asarray(groups), return_inverse=True)[1].astype(
+        np.int64
+    )
     if len(codes) != len(scores):
         raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     shown = range(len(names) - 1, len(names)) if kind == "binary" else range(len(names))

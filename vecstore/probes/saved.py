@@ -182,7 +182,9 @@ def _check_shapes(arrays: Mapping[str, npt.NDArray[Any]], name: str, n_classes: 
             wanted = ("features",)
         if array.dtype != (np.int64 if key in _INTEGERS else np.float64):
             raise _damaged(f"{key} is of {array.dtype}")
-        if array.ndim != len(wanted) or any(sizes.setdefault(axis, size) != size for axis, size in zip(wanted, array.shape, strict=True)):
+        if array.ndim != len(wanted) or any(
+            sizes.setdefault(axis, size) != size for axis, size in zip(wanted, array.shape, strict=True)
+        ):
             shape = tuple(sizes.get(axis, axis) for axis in wanted)
             raise _damaged(f"{key} has shape {array.shape}, not {shape}")
         if key in _FINITE and not np.isfinite(array).all():
@@ -213,7 +215,7 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: one for key, one in value["pairs"]}
+        return dict(value["pairs"])
     return value
 
 

@@ -48,7 +48,9 @@ def merge_groups(groups: npt.ArrayLike, contents: npt.ArrayLike | None = None) -
         shared = _codes(contents)
         if len(shared) != len(codes):
             raise DataError(
-                f"{len(codes)} groups and {len(shared)} contents", expected="one of each per row", do="pass arrays of one length"
+                f"{len(codes)} groups and {len(shared)} contents",
+                expected="one of each per row",
+                do="pass arrays of one length",
             )
         n_groups = int(codes.max(initial=-1)) + 1
         size = n_groups + int(shared.max(initial=-1)) + 1

@@ -57,9 +57,9 @@ class SVMProbe(LinearProbe):
 def _platt(margins: DoubleArray, truth: DoubleArray, weights: DoubleArray) -> tuple[float, float]:
     """Slope and offset that make margins log-odds, by Newton's method with step halving."""
     known = ~np.isnan(truth)
-    margins, truth, weights = margins[known], truth[known] == 1, weights[known]
-    positive, negative = weights[truth].sum(), weights[~truth].sum()
-    aim = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    margins, yes, weights = margins[known], truth[known] == 1, weights[known]
+    positive, negative = weights[yes].sum(), weights[~yes].sum()
+    aim = np.where(yes, (positive + 1) / (positive + 2), 1 / (negative + 2))
     design = np.stack([margins, np.ones(len(margins))], axis=1)
     at = np.array([0.0, np.log((positive + 1) / (negative + 1))])
 

@@ -148,9 +148,7 @@ class Sweep:
         mean = weights.double().mean(dim=0)
         A = self._features
         if self._back is not None or A.shape[1] > LARGEST_EIGEN:
-            spectrum = sum(
-                (mean[block, None] * A[block].double() ** 2).sum(dim=0) for block in _blocks(len(A), 4096)
-            )
+            spectrum = sum((mean[block, None] * A[block].double() ** 2).sum(dim=0) for block in _blocks(len(A), 4096))
             return _Preconditioner(torch.as_tensor(spectrum) / mean.sum(), None, self._dtype)
         if self._eigen is None or self._spectra is None or not torch.equal(self._spectra, mean / mean.sum()):
             gram = torch.zeros(A.shape[1], A.shape[1], dtype=torch.float64)
@@ -205,7 +203,8 @@ class _Run:
         m, k = len(models.strengths), loss.outputs
         self.id = torch.arange(m)
         self.coef = torch.zeros(m, k, d, dtype=features.dtype)
-        self.intercept = loss.start(weights, self.which, self.target).to(features.dtype)
+        intercept, self.settled = loss.start(weights, self.which, self.target)
+        self.intercept = intercept.to(features.dtype)
         self.margins = self.intercept[..., None].repeat(1, 1, self.n)
         self.bends = torch.empty_like(self.margins)
         self.along = torch.zeros_like(self.margins)
@@ -213,6 +212,11 @@ class _Run:
         self.gradient0 = torch.empty_like(self.intercept)
         self.curvature = torch.empty_like(self.intercept)
         self.factors: torch.Tensor | None = None
+        self.bound = torch.zeros(m, dtype=torch.float64)
+        self.direction, self.direction0 = torch.zeros_like(self.coef), torch.zeros_like(self.intercept)
+        self.past, self.past0 = torch.zeros_like(self.coef), torch.zeros_like(self.intercept)
+        self.past_slope = torch.ones(m, dtype=torch.float64)
+        self.restart = torch.ones(m, dtype=torch.bool)
 
     def finish(self, tol: float, max_iter: int, outwards: Any) -> Solution:
         """Iterate until all models are done, and gather them."""
@@ -230,36 +234,23 @@ class _Run:
             margins[ids], objective[ids] = self.margins[done], self._objective(done)
             iterations[ids], converged[ids] = step, success
 
-        everything = torch.arange(m)
-        self._refresh(everything, None)
-        direction, direction0, last = self.coef * 0, self.intercept * 0, None
-        bound = self._objective(everything)
+        self._refresh(torch.arange(m), None)
+        self.bound = self._objective(torch.arange(m))
         for step in range(max_iter):
             if step in self._renewals(max_iter):
                 self._own_hessians()
-                last = None
+                self.restart = torch.ones(len(self.id), dtype=torch.bool)
             z, z0 = self._preconditioned()
-            decrement = 0.5 * (_dot(self.gradient, z) + _dot(self.gradient0, z0))
-            done = self._done(decrement, bound, tol)
+            done = self._done(0.5 * (_dot(self.gradient, z) + _dot(self.gradient0, z0)), tol)
             if done.any():
                 leave(torch.nonzero(done)[:, 0], step, True)
                 stay = torch.nonzero(~done)[:, 0]
                 self._keep(stay)
                 if not len(stay):
                     break
-                z, z0, bound, direction, direction0 = (t[stay] for t in (z, z0, bound, direction, direction0))
-                last = None if last is None else tuple(t[stay] for t in last)
-            if last is not None:
-                change = _dot(self.gradient - last[0], z) + _dot(self.gradient0 - last[1], z0)
-                beta = (change / last[2]).clamp_min(0).to(z.dtype)
-                direction, direction0 = beta[:, None, None] * direction - z, beta[:, None] * direction0 - z0
-                uphill = _dot(self.gradient, direction) + _dot(self.gradient0, direction0) >= 0
-                direction = torch.where(uphill[:, None, None], -z, direction)
-                direction0 = torch.where(uphill[:, None], -z0, direction0)
-            else:
-                direction, direction0 = -z, -z0
-            last = (self.gradient.clone(), self.gradient0.clone(), _dot(self.gradient, z) + _dot(self.gradient0, z0))
-            self._search(direction, direction0)
+                z, z0 = z[stay], z0[stay]
+            self._turn(z, z0)
+            self._search()
         else:
             leave(torch.arange(len(self.id)), max_iter, False)
         return Solution(
@@ -299,7 +290,7 @@ class _Run:
         diagonal = flat.diagonal(dim1=1, dim2=2)
         slack = 10 * torch.finfo(self.A.dtype).eps * diagonal.amax(dim=1, keepdim=True)
         diagonal += slack.clamp_min(torch.finfo(self.A.dtype).tiny)
-        diagonal.unflatten(1, (k, r + 1))[..., :r].add_(self.penalty.double()[:, None, None])
+        diagonal.view(m, k, r + 1)[..., :r].add_(self.penalty.double()[:, None, None])
         self.factors = torch.linalg.cholesky_ex(flat)[0].to(self.A.dtype)
 
     def _preconditioned(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -311,18 +302,31 @@ class _Run:
         z = self.precondition(self.gradient, self.curvature, self.penalty)
         return z, self.gradient0 / self.curvature.clamp_min(torch.finfo(self.A.dtype).tiny ** 0.5)
 
-    def _done(self, decrement: torch.Tensor, bound: torch.Tensor, tol: float) -> torch.Tensor:
+    def _done(self, decrement: torch.Tensor, tol: float) -> torch.Tensor:
         """Models whose decrement is small against their objective, which is only worked out where it can matter.
 
         `bound` holds the objective when it was last worked out; objectives only fall.
         """
-        candidates = torch.nonzero(decrement <= tol * bound)[:, 0]
+        candidates = torch.nonzero(self.settled | (decrement <= tol * self.bound))[:, 0]
         if len(candidates):
-            bound[candidates] = self._objective(candidates)
-        return decrement <= tol * bound
+            self.bound[candidates] = self._objective(candidates)
+        return self.settled | (decrement <= tol * self.bound)
 
-    def _search(self, direction: torch.Tensor, direction0: torch.Tensor) -> None:
+    def _turn(self, z: torch.Tensor, z0: torch.Tensor) -> None:
+        """New directions from preconditioned gradients, by Polak and Ribière; steepest where that would not descend."""
+        change = _dot(self.gradient - self.past, z) + _dot(self.gradient0 - self.past0, z0)
+        beta = torch.where(self.restart, 0, (change / self.past_slope).clamp_min(0)).to(z.dtype)
+        direction, direction0 = beta[:, None, None] * self.direction - z, beta[:, None] * self.direction0 - z0
+        uphill = _dot(self.gradient, direction) + _dot(self.gradient0, direction0) >= 0
+        self.direction = torch.where(uphill[:, None, None], -z, direction)
+        self.direction0 = torch.where(uphill[:, None], -z0, direction0)
+        self.past, self.past0 = self.gradient.clone(), self.gradient0.clone()
+        self.past_slope = _dot(self.gradient, z) + _dot(self.gradient0, z0)
+        self.restart = torch.zeros_like(self.restart)
+
+    def _search(self) -> None:
         """Move along the directions to where little of the slope is left, and renew gradients there."""
+        direction, direction0 = self.direction, self.direction0
         self._set_along(direction, direction0)
         ridge = self.penalty.double() * _dot(self.coef, direction)
         ridge2 = self.penalty.double() * _dot(direction, direction)
@@ -408,13 +412,16 @@ class _Run:
         total = 0.5 * self.penalty[some].double() * _dot(self.coef[some], self.coef[some])
         for block in self._row_blocks(len(some)):
             weight = self.weights[:, block].index_select(0, self.which[some])
-            total += (weight * self.loss.value(self.margins[some, :, block], self.target[some], block)).double().sum(dim=1)
+            total += (
+                (weight * self.loss.value(self.margins[some, :, block], self.target[some], block)).double().sum(dim=1)
+            )
         return total
 
     def _keep(self, stay: torch.Tensor) -> None:
         for name in (
             "id", "which", "target", "penalty", "coef", "intercept", "margins", "bends", "along",
-            "gradient", "gradient0", "curvature",
+            "gradient", "gradient0", "curvature", "settled", "bound", "direction", "direction0", "past", "past0",
+            "past_slope", "restart",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[stay])
         self.factors = None if self.factors is None else self.factors[stay]
