@@ -168,7 +168,7 @@ def test_arrow_tables_parquet_and_polars_frames_keep_their_types(tmp_path: Path)
         assert found.types() == TYPES
         assert list(found.rows()) == ROWS
         assert list(found.rows()) == ROWS  # again
-        assert list(found.typed_rows()) == [(*row[:3], int(row[3]), row[4]) for row in ROWS]  # type: ignore[call-overload]
+        assert list(found.typed_rows()) == [(*row[:3], int(row[3]), row[4]) for row in ROWS]
 
 
 def test_pandas_frames_are_read_with_their_named_index() -> None:

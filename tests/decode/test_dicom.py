@@ -113,7 +113,12 @@ def test_only_the_asked_for_frame_is_decoded(dicom_file: Files, monkeypatch: pyt
 
     decoded = []
     original = DecodeRunner._decode_frame
-    monkeypatch.setattr(DecodeRunner, "_decode_frame", lambda self, src: (decoded.append(1), original(self, src))[1])
+
+    def counted(self: Any, src: bytes) -> Any:
+        decoded.append(1)
+        return original(self, src)
+
+    monkeypatch.setattr(DecodeRunner, "_decode_frame", counted)
     found = frames(dicom_file("samples.zip", "examples_ybr_color.dcm"), DecodeRule(frames="all"))
     next(found)
     assert len(decoded) == 1

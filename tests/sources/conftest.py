@@ -30,7 +30,8 @@ def opened_files(_audited: None) -> Callable[[], AbstractContextManager[list[str
     @contextmanager
     def count() -> Iterator[list[str]]:
         global _opened
-        _opened = found = []
+        found: list[str] = []
+        _opened = found
         try:
             yield found
         finally:

@@ -198,7 +198,8 @@ def _deal(counts: DoubleArray, folds: int, seed: int) -> IntArray:
     the largest share of a class go first, while there is still room to even things out.
     """
     counts = np.hstack([counts, counts.sum(axis=1, keepdims=True)])
-    total = np.maximum(counts.sum(axis=0), np.finfo(float).tiny)
+    total = counts.sum(axis=0)
+    total[total == 0] = 1
     kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(counts))
     members = np.split(

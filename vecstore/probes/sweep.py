@@ -266,7 +266,7 @@ class _Run:
         """Iterations before which the models left get Hessians of their own: when these cost no more than was spent."""
         size = self.A.shape[1] * self.loss.outputs
         worth = size // (4 if self.loss.outputs == 1 else 8) + size**2 // (12 * self.n)
-        return range(max(worth, 10), max_iter, max(worth // 2, 4))
+        return range(max(worth, 10), max_iter, max(worth // 20, 4))
 
     def _own_hessians(self) -> None:
         """Cholesky factors of each model's Hessian at the present margins, each output's intercept last."""
@@ -431,19 +431,16 @@ class _Run:
 
 
 def _rotated(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features in the basis of their principal directions, and the matrix (d, r) that leads back to coefficients.
+    """Features in the basis of their principal directions, and the matrix (d, min(n, d)) that leads back to coefficients.
 
-    With fewer rows than features the eigenvectors of X X' give it, so the work is that of the smaller side. Directions
-    without any spread are left out: a penalised coefficient along them is zero.
+    With fewer rows than features they are first brought into the space the rows span: a penalised coefficient
+    outside it is zero. The basis is orthonormal to rounding, whatever the scales, so nothing is lost by it.
     """
     n, d = X.shape
-    values, vectors = torch.linalg.eigh(X @ X.T if n < d else X.T @ X)
-    kept = values > values.max().clamp_min(0) * max(n, d) * torch.finfo(X.dtype).eps
-    if not kept.any():
-        return torch.zeros(n, 1, dtype=X.dtype), torch.zeros(d, 1, dtype=X.dtype)
-    values, vectors = values[kept], vectors[:, kept]
-    back = X.T @ (vectors / values.sqrt()) if n < d else vectors
-    return X @ back, back
+    span = torch.linalg.qr(X.T)[0] if n < d else None
+    inside = X if span is None else X @ span
+    vectors = torch.linalg.eigh(inside.T @ inside)[1]
+    return inside @ vectors, vectors if span is None else span @ vectors
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from vecstore.errors import ArchiveError, PictureError
 from vecstore.files import SNIFF_BYTES, locator_part, sniff
 from vecstore.records import Raw
 from vecstore.sources.base import Source, archive_name, cannot_open, check_bytes, picture_bytes, refuse, unreadable
-from vecstore.sources.samples import could_be_side, with_metadata
+from vecstore.sources.samples import could_be_side, sample_key, with_metadata
 from vecstore.sources.window import Window
 
 ZIP_SUFFIXES = (".zip",)
@@ -44,7 +44,10 @@ def packed_suffix(name: str) -> str:
 
 
 def packed_kind(path: Path, head: bytes) -> str | None:
-    """What a file is by its content: "zip", "tar" (compressed or not), or None."""
+    """What a file is by its content: "zip", "tar" (compressed or not), or None.
+
+    A compressed file whose beginning is damaged is a tar if its name says so.
+    """
     if sniff(head) == "zip":
         return "zip"
     opener = _opener(head)
@@ -53,7 +56,8 @@ def packed_kind(path: Path, head: bytes) -> str | None:
             with opener(str(path)) as file:
                 head = file.read(SNIFF_BYTES)
         except (*_DAMAGE, OSError):
-            return None
+            # Listing says what is wrong with it; here only its name tells what it was to be.
+            return "tar" if packed_suffix(path.name).lower() in TAR_SUFFIXES else None
     return "tar" if _is_tar(head) else None
 
 
@@ -103,19 +107,20 @@ class ZipSource(Source):
     def list(self) -> Iterator[Raw]:
         """Members in the order of their names; of several with one name the last, as when unpacking."""
         members = self._members()
-
-        def entries() -> Iterator[tuple[Raw, bytes | None]]:
-            for name in sorted(members):
-                info = members[name]
-                side = self._side(info) if could_be_side(name, info.file_size) else None
-                yield self._raw(name, info), side
-
-        return with_metadata(entries())
+        return with_metadata(self._entries(members, sorted(members)))
 
     def find(self, locators: Collection[str]) -> Iterator[Raw]:
-        """Members by name, without reading any other; what `list` adds as metadata is left out."""
+        """Members by name, with their side members; no other is read."""
         members = self._members()
-        return (self._raw(name, members[name]) for name in dict.fromkeys(locators) if name in members)
+        wanted = {locator for locator in locators if locator in members}
+        keys = {sample_key(name) for name in wanted}
+        near = sorted(name for name in members if sample_key(name) in keys) if wanted else []
+        return (raw for raw in with_metadata(self._entries(members, near)) if raw.locator in wanted)
+
+    def _entries(self, members: dict[str, zipfile.ZipInfo], names: Iterable[str]) -> Iterator[tuple[Raw, bytes | None]]:
+        for name in names:
+            info = members[name]
+            yield self._raw(name, info), self._side(info) if could_be_side(name, info.file_size) else None
 
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         try:
@@ -225,6 +230,7 @@ class TarSource(Source):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = archive_name(path, packed_suffix(path.name) or path.suffix)
+        self._open: Callable[..., Any] = open
         self._window: Window | None = None
 
     def list(self) -> Iterator[Raw]:
@@ -252,12 +258,17 @@ class TarSource(Source):
         except OSError as error:
             raise cannot_open(self.path, error) from error
         if opener is not None and self._window is None:
+            self._open = opener
             self._window = Window(partial(opener, str(self.path)))
 
     @contextmanager
     def _tar(self) -> Iterator[tarfile.TarFile]:
         try:
-            with tarfile.open(self.path, "r:*", encoding="utf-8", errors="surrogateescape") as tar:
+            # The stream is ours, because tarfile's own guess hides why a damaged one can't be opened.
+            with (
+                self._open(str(self.path), "rb") as stream,
+                tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar,
+            ):
                 yield tar
         except _DAMAGE as error:
             raise ArchiveError(

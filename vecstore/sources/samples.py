@@ -24,6 +24,11 @@ _MAX_TEXT = 4096
 _MAX_SAMPLE = 64
 
 
+def sample_key(name: str) -> str:
+    """What members of one sample have in common: folder and name up to the first dot."""
+    return _key(name)[0]
+
+
 def could_be_side(name: str, size: int) -> bool:
     """Whether a member's name is a key, one dot and a suffix of side members, and it is small."""
     return size <= MAX_SIDE_BYTES and _key(name)[1].lower() in SIDE_SUFFIXES

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import secrets
@@ -18,17 +19,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vecstore.errors import DiskFull, NotAStore, NotWritable, StoreBusy, StoreDamaged, StoreTooNew
-from vecstore.files import canonical_json, sync_folder
+from vecstore.errors import DiskFull, NotAStore, NotWritable, StoreBusy, StoreDamaged, StoreError, StoreTooNew
+from vecstore.files import canonical_json, os_errors, sync_folder
 
 APPLICATION_ID = 0x76656373  # "vecs"
 FORMAT_VERSION = 1
 """Raise it when an older vecstore would misread a store: see FORMAT.md, "Raising the version"."""
 
 BUSY_SECONDS = 60.0
+_SOON_SECONDS = 0.5  # until a writer that waits says so
+_CHUNK = 500  # values in one IN list; SQLite allows far more, but each text is compiled once
 _LIBRARIES = ("vecstore", "numpy", "pyarrow", "torch", "faiss-cpu", "pillow", "pydicom", "scikit-learn")
 
 
@@ -43,10 +48,46 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def plain(value: Any) -> Any:
-    """A value as SQLite binds it: NumPy scalars become Python numbers (an np.int64 would bind as a BLOB)."""
+def in_pieces(
+    fetch: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], text: str, values: Iterable[Any]
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of a query with one `IN ({})` over many values, asked a few hundred values at a time.
+
+    Parameters
+    ----------
+    fetch : callable
+        `Catalog.rows` or `Transaction.sql`.
+    text : str
+        The query; `{}` takes the question marks.
+    values : iterable
+        What the list holds.
+    """
+    left = iter(values)
+    while chunk := list(islice(left, _CHUNK)):
+        yield from fetch(text.format(",".join("?" * len(chunk))), chunk)
+
+
+def stored(value: Any, kind: str) -> Any:
+    """A value as SQLite will give it back from a STRICT column of a type: what a digest must be taken of.
+
+    NumPy scalars become Python numbers (an np.int64 would bind as a BLOB), a NaN is NULL in SQLite.
+
+    Examples
+    --------
+    >>> stored(1, "REAL"), stored(True, "INTEGER"), stored(float("nan"), "REAL"), stored(-0.0, "REAL")
+    (1.0, 1, None, 0.0)
+    """
+    if value is None or isinstance(value, (str, bytes)):
+        return value
     item = getattr(value, "item", None)
-    return item() if item is not None and not isinstance(value, (bytes, memoryview)) else value
+    number = value if item is None or isinstance(value, memoryview) else item()
+    if kind == "REAL":
+        number = float(number) + 0.0
+        return None if math.isnan(number) else number
+    return int(number) if kind == "INTEGER" and number == int(number) else number
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def row_digest(table: str, row: Mapping[str, Any]) -> int:
@@ -58,7 +99,7 @@ def row_digest(table: str, row: Mapping[str, Any]) -> int:
     True
     """
     values = {k: v.hex() if isinstance(v, bytes) else v for k, v in sorted(row.items()) if v is not None}
-    text = json.dumps([table, values], ensure_ascii=False, separators=(",", ":"))
+    text = _JSON.encode([table, values])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -66,13 +107,14 @@ def row_digest(table: str, row: Mapping[str, Any]) -> int:
 _UNDIGESTED = frozenset({"removed_in", "size", "mtime_ns"})
 
 
-def library_versions() -> dict[str, str]:
-    """The libraries that are installed, by name, for the record."""
+@cache
+def _library_versions() -> str:
+    """The libraries that are installed, by name, for the record; looked up once in a process."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     for name in _LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return canonical_json(found)
 
 
 @contextmanager
@@ -80,37 +122,39 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise DiskFull(
-                f"{path}: no space left on the device",
-                do="free some space and run the command again; the store is as it was",
-            ) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreBusy(
-                f"{path}: another process has been writing for {BUSY_SECONDS:.0f} s",
-                do="wait for it to end, or look for a process that hangs, then run the command again",
-            ) from error
-        if code in (
-            sqlite3.SQLITE_READONLY,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_PERM,
-            sqlite3.SQLITE_IOERR,
-        ):
-            raise NotWritable(
-                f"{path}: {error}",
-                expected="a store that this user may read and write, on a medium that is not read-only",
-                do="check the mount and the permissions, or copy the store",
-            ) from error
-        raise
     except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise StoreDamaged(
-                f"{path}: {error}", expected="an intact SQLite catalog", do="restore it from a copy"
-            ) from error
-        raise
+        ours = _translated(path, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
+
+
+def _translated(path: Path, error: sqlite3.DatabaseError) -> StoreError | None:
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or extended in _UNREADABLE or "UTF-8" in str(error):
+        return StoreDamaged(f"{path}: {error}", expected="an intact SQLite catalog", do="restore it from a copy")
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(
+            f"{path}: no space left on the device",
+            do="free some space and run the command again; the store is as it was",
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreBusy(
+            f"{path}: another process has held the catalog for {BUSY_SECONDS:.0f} s",
+            expected="it to finish sooner",
+            do="wait for it to end, or look for a process that hangs, then run the command again",
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+        return NotWritable(
+            f"{path}: {error}",
+            expected="a store that this user may read and write, on a medium that is not read-only",
+            do="check the mount and the permissions, or copy the store",
+        )
+    return None
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -159,56 +203,74 @@ class Transaction:
             return cursor.fetchall()
 
     def add(self, table: str, rows: Iterable[Mapping[str, Any]]) -> list[int]:
-        """Insert rows of equal keys; `added_in` is filled in where the table has it.
+        """Insert rows of equal keys; `added_in` is filled in where the table has it, and the id where it numbers rows.
 
         Returns
         -------
         list of int
-            The rowids, for tables that number their rows.
+            The ids, for tables that number their rows.
         """
-        ids: list[int] = []
-        sums = self._digests.setdefault((self.commit, table), [0, 0])
-        versioned = table in _VERSIONED
-        text = ""
+        kinds = dict(self.sql("SELECT name, type FROM pragma_table_info(?)", (table,)))
+        first = self._next_id(table) if table in _NUMBERED else 0
+        whole: list[dict[str, Any]] = []
         for row in rows:
-            full = {name: plain(value) for name, value in row.items()}
-            if versioned:
+            full = {name: stored(value, kinds[name]) for name, value in row.items()}
+            if table in _VERSIONED:
                 full["added_in"] = self.commit
-            if not text:
-                names = list(full)
-                text = f"INSERT INTO {table} ({', '.join(map(quoted, names))}) VALUES ({', '.join('?' * len(names))})"
-            cursor = self._connection.execute(text, list(full.values()))
             if table in _NUMBERED:
-                full["id"] = cursor.lastrowid
-                ids.append(cursor.lastrowid or 0)
-            cursor.close()
-            sums[0] += 1
-            sums[1] += row_digest(table, {k: v for k, v in full.items() if k not in _UNDIGESTED})
-        return ids
+                full["id"] = first + len(whole)
+            whole.append(full)
+        if not whole:
+            return []
+        names = list(whole[0])
+        text = f"INSERT INTO {table} ({', '.join(map(quoted, names))}) VALUES ({', '.join('?' * len(names))})"
+        self._connection.executemany(text, ([full[name] for name in names] for full in whole)).close()
+        self._book(self.commit, table, whole)
+        return [full["id"] for full in whole] if table in _NUMBERED else []
+
+    def _next_id(self, table: str) -> int:
+        """The id after the highest that was ever given; AUTOINCREMENT keeps it, deleted rows included."""
+        known = self.sql("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        return int(known[0][0]) + 1 if known else 1
+
+    def live(self, table: str, condition: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """Rows of a versioned table that are visible in this transaction, by name of column."""
+        return self._rows(table, f"removed_in IS NULL AND ({condition})", values)
 
     def end(self, table: str, condition: str, values: Sequence[Any]) -> int:
         """End the live rows of a versioned table that fit a condition; returns how many."""
-        rows = self._rows(table, f"removed_in IS NULL AND ({condition})", values)
+        rows = self.live(table, condition, values)
         if rows:
-            sums = self._digests.setdefault((self.commit, f"{table}-"), [0, 0])
-            sums[0] += len(rows)
-            sums[1] += sum(row_digest(table, row) for row in rows)
+            self._book(self.commit, f"{table}-", rows)
             self.sql(
                 f"UPDATE {table} SET removed_in = ? WHERE removed_in IS NULL AND ({condition})",
                 (self.commit, *values),
             )
         return len(rows)
 
-    def fill(self, table: str, condition: str, values: Sequence[Any], changes: Mapping[str, Any]) -> None:
-        """Set columns born in this commit, in place; the digests of the rows' own commits follow."""
-        before = self._rows(table, condition, values)
+    def fill(self, row: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        """Set columns of a metadata row in place, columns born in this commit; the row's own digest follows.
+
+        Parameters
+        ----------
+        row : mapping
+            The row as `live` gave it.
+        changes : mapping
+            Values of the columns' types.
+        """
         assignments = ", ".join(f"{quoted(name)} = ?" for name in changes)
-        self.sql(f"UPDATE {table} SET {assignments} WHERE {condition}", (*map(plain, changes.values()), *values))
-        after = self._rows(table, condition, values)
-        for sign, rows in ((-1, before), (1, after)):
-            for row in rows:
-                # The row's own commit is booked by difference: `finish` adds to what is there.
-                self._digests.setdefault((row["added_in"], table), [0, 0])[1] += sign * row_digest(table, row)
+        key = (row["item"], row["added_in"])
+        self.sql(f"UPDATE metadata SET {assignments} WHERE item = ? AND added_in = ?", (*changes.values(), *key))
+        before, after = row_digest("metadata", row), row_digest("metadata", {**row, **changes})
+        self._digests.setdefault((row["added_in"], "metadata"), [0, 0])[1] += after - before
+
+    def _book(self, commit: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to the digest of a commit; `name` is the table, with a dash behind it for ends."""
+        table = name.removesuffix("-")
+        sums = self._digests.setdefault((commit, name), [0, 0])
+        sums[0] += len(rows)
+        for row in rows:
+            sums[1] += row_digest(table, {k: v for k, v in row.items() if k not in _UNDIGESTED})
 
     def _rows(self, table: str, condition: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         with closing(self._connection.execute(f"SELECT * FROM {table} WHERE {condition}", values)) as cursor:
@@ -238,6 +300,7 @@ class Transaction:
 
 
 _VERSIONED = frozenset({"states", "columns", "metadata", "spaces", "shards", "tasks", "models"})
+_META = frozenset({"format", "store_id", "store_secret", "decode_rule", "next_content", "oldest"})
 _NUMBERED = frozenset({"sources", "items", "spaces", "shards", "tasks", "models"})
 
 
@@ -257,7 +320,9 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.RLock()
-        if not path.is_file() or path.stat().st_size == 0:
+        with os_errors(str(path)):
+            there = path.is_file() and path.stat().st_size > 0
+        if not there:
             raise NotAStore(
                 f"{path.parent} is not a store (no catalog.sqlite in it)",
                 expected="a folder made by: vecstore ingest ARCHIVE --store STORE",
@@ -267,10 +332,30 @@ class Catalog:
             self._connection = connect(path, "rw" if self.writable else "ro")
             try:
                 self._check_format()
-            except BaseException:
+                self.meta: dict[str, Any] = dict(self.rows("SELECT name, value FROM meta"))
+                if missing := _META - self.meta.keys():
+                    raise sqlite3.DatabaseError(f"no {', '.join(sorted(missing))} in meta")
+            except (sqlite3.DatabaseError, StoreError) as error:
                 self._connection.close()
-                raise
-        self.meta: dict[str, Any] = dict(self.rows("SELECT name, value FROM meta"))
+                if isinstance(error, StoreError) or _translated(path, error) is not None:
+                    raise
+                raise StoreDamaged(
+                    f"{path}: {error}", expected="the tables of a catalog", do="restore it from a copy"
+                ) from error
+
+    @staticmethod
+    def unfinished(path: Path) -> bool:
+        """Whether this is what a creation leaves that was killed: no table, and nobody else's mark."""
+        if path.stat().st_size == 0:
+            return True
+        try:
+            with closing(connect(path, "rw")) as connection:
+                marks = [connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version")]
+                return marks in ([0, 0], [APPLICATION_ID, 0]) and not connection.execute(
+                    "SELECT count(*) FROM sqlite_master"
+                ).fetchone()[0]
+        except sqlite3.DatabaseError:
+            return False
 
     @staticmethod
     def create(path: Path, meta: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
@@ -344,10 +429,10 @@ class Catalog:
             with _transaction(self._connection, verb, arguments) as transaction:
                 yield transaction
 
-    def reserve(self, count: int) -> int:
+    def reserve(self, count: int, waiting: Callable[[], None] | None = None) -> int:
         """Take a range of content ids that nobody else will be given; returns its first."""
         with self._lock, sqlite_errors(self.path):
-            self._begin(None)
+            self._begin(waiting)
             try:
                 first = int(
                     self._connection.execute("SELECT value FROM meta WHERE name = 'next_content'").fetchone()[0]
@@ -361,17 +446,46 @@ class Catalog:
                 raise
             return first
 
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Keep writers out without a commit of our own: what no commit names now, nobody is about to name.
+
+        Yields
+        ------
+        bool
+            False where the lock can't be had soon; then nothing may be removed.
+        """
+        with self._lock:
+            try:
+                self._set_busy(_SOON_SECONDS)
+                self._connection.execute("BEGIN IMMEDIATE").close()
+            except sqlite3.Error:
+                yield False
+                return
+            finally:
+                self._set_busy(BUSY_SECONDS)
+            try:
+                yield True
+            finally:
+                _rollback(self._connection)
+
     def _begin(self, waiting: Callable[[], None] | None) -> None:
         """BEGIN IMMEDIATE; tells `waiting` once if another process is writing."""
-        self._connection.execute(f"PRAGMA busy_timeout={500 if waiting else int(BUSY_SECONDS * 1000)}").close()
         try:
+            self._set_busy(_SOON_SECONDS if waiting else BUSY_SECONDS)
             self._connection.execute("BEGIN IMMEDIATE").close()
         except sqlite3.OperationalError as error:
             if waiting is None or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             waiting()
-            self._connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}").close()
+            self._set_busy(BUSY_SECONDS)
             self._connection.execute("BEGIN IMMEDIATE").close()
+        finally:
+            # COMMIT waits for readers with the same patience, so the short one must not stay.
+            self._set_busy(BUSY_SECONDS)
+
+    def _set_busy(self, seconds: float) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}").close()
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -403,7 +517,7 @@ def _transaction(connection: sqlite3.Connection, verb: str, arguments: Mapping[s
                 datetime.now(UTC).isoformat(timespec="seconds"),
                 verb,
                 canonical_json(arguments),
-                canonical_json(library_versions()),
+                _library_versions(),
             ),
         ).close()
         transaction = Transaction(connection, commit)
