@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vecstore.errors import Ambiguous, DataError, LabelConflict, NotFound, UsageError
+from vecstore.files import PICTURE_SUFFIXES
 from vecstore.records import LabelTable, Split, TaskKind, Value
-from vecstore.store import Items, Label, Store
+from vecstore.store import Items, Label, Store, Task
 from vecstore.tables import convert, read_table
 
 POSITIVE = frozenset({"1", "true", "yes"})
@@ -50,9 +53,11 @@ class LabelResult:
     conflicts : int
         Items whose rows disagreed, resolved as asked.
     columns : list of str
-        Item columns taken from the table.
+        Item columns taken from the table, by their names in the store.
     differing_values : dict
         Column to number of items whose rows disagreed on it; the first value counts.
+    values_left_out : dict
+        Column to number of values that do not fit the type it has in the store.
     examples : dict
         A few of the unmatched rows and unlabelled items.
     """
@@ -69,6 +74,7 @@ class LabelResult:
     conflicts: int = 0
     columns: list[str] = field(default_factory=list)
     differing_values: dict[str, int] = field(default_factory=dict)
+    values_left_out: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -111,70 +117,83 @@ def import_table(
 ) -> LabelResult:
     """Make a task; see `vecstore.label` for the parameters."""
     _check_name(task)
+    if on_conflict not in get_args(Conflict):
+        raise UsageError(f"on_conflict={on_conflict!r}", "error, first, any or drop", "--on-conflict first")
     items = store.refresh().items(source=source)
     if source is not None and not len(items):
         raise NotFound(f"{store.path} has no source {source!r}", do=f"see: vecstore info {store.path}")
-    ignored = {canonical(v) for v in ignore}
+    before = store.task(task) if add else None
+    positive = canonical(positive) or None
     if column is not None:
-        if table is not None or key is not None or value is not None:
-            raise UsageError("--column takes the labels from an item column", "no table, --key or --value with it")
-        rows = _Rows.of_column(store, items, column)
+        if table is not None or key is not None or value is not None or columns:
+            raise UsageError(
+                "--column takes the labels from an item column", "no table, --key, --value or --columns with it"
+            )
+        rows = _Rows.of_column(store, items, column, split_column)
     else:
-        rows = _Rows.of_table(store, items, table, key, value, split_column, columns)
-    multi = delimiter is not None or len(rows.values) > 1
-    per_item = rows.merge(items, ignored, delimiter, on_conflict, positive)
+        rows = _Rows.of_table(store, items, table, key, _names(value), split_column, _names(columns))
+    form = _form(rows.values, delimiter, positive)
+    ignored = {canonical(text) for text in _names(ignore)}
+    per_item = rows.merge(items, form, ignored, delimiter, on_conflict, positive)
     if not per_item:
         raise DataError(
             f"no row of {rows.name} gives an item a label ({rows.total} rows, rule: {rows.rule})",
             expected=f"keys such as {', '.join(map(repr, items.locators[:3]))}",
             do="name the column that holds the path, base name or id: --key COLUMN",
         )
-    kind, classes, chosen = _classes(per_item, multi, rows.values, positive, rows.name)
-    labels = _labels(per_item, kind, classes)
-    old: list[Label] = []
-    if add:
-        before = store.task(task)
-        if (before.kind, set(classes)) != (kind, set(before.classes)) and not set(classes) <= set(before.classes):
-            raise UsageError(
-                f"the table is {kind} with the classes {', '.join(classes)}",
-                expected=f"{before.kind} with {', '.join(before.classes)}, as task {task!r} has",
-                do="import without --add to replace the task",
-            )
+    if before is None:
+        kind, classes, chosen = _classes(per_item, form, rows.values, positive, rows.name)
+        old: list[Label] = []
+    else:
+        _check_extends(before, per_item, form, rows.values, positive, rows.name)
         kind, classes, chosen = before.kind, before.classes, before.positive
-        labels = _labels(per_item, kind, classes)
         old = [label for label in store.labels(before) if label.item not in per_item]
-    result = LabelResult(task, kind, classes, rows.rule, unmatched_rows=rows.unmatched, empty_rows=rows.empty)
-    labelled = set(per_item) | {label.item for label in old}
+    labels = [*old, *_labels(per_item, form, rows.values, kind, classes)]
+    labelled = {label.item for label in labels}
     missing = [
         locator for item, locator in zip(items.ids.tolist(), items.locators, strict=True) if item not in labelled
     ]
-    result.matched, result.unlabelled_items = len(labelled), len(missing)
-    result.counts = dict(Counter(label.name for label in [*old, *labels] if label.value > 0))
-    result.conflicts, result.columns = rows.conflicts, list(rows.columns)
-    result.differing_values = rows.differing
-    result.examples = {"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]}
     provenance = {
         "table": rows.name,
         "rule": rows.rule,
         "key": key,
         "value": list(rows.values),
         "split_column": split_column,
+        "positive": positive,
+        "ignore": sorted(ignored),
+        "delimiter": delimiter,
         "on_conflict": on_conflict,
+        "source": source,
         "add": add,
     }
-    counts = {"matched": result.matched, "unmatched_rows": rows.unmatched, "unlabelled_items": len(missing)}
+    counts = {"matched": len(labelled), "unmatched_rows": rows.unmatched, "unlabelled_items": len(missing)}
     store.add_task(
         task,
         kind,
         classes,
-        [*old, *labels],
+        labels,
         provenance,
         positive=chosen,
         columns=rows.columns,
         origin=rows.name,
         counts=counts,
     )
-    return result
+    return LabelResult(
+        task,
+        kind,
+        classes,
+        rows.rule,
+        matched=len(labelled),
+        unmatched_rows=rows.unmatched,
+        unlabelled_items=len(missing),
+        empty_rows=rows.empty,
+        counts=dict(Counter(label.name for label in labels if label.value > 0)),
+        conflicts=rows.conflicts,
+        columns=_stored_names(store, rows.columns, rows.name),
+        differing_values=rows.differing,
+        values_left_out=store.log()[-1]["counts"].get("values_left_out", {}),
+        examples={"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]},
+    )
 
 
 def import_source_labels(store: Store, source: str, table: LabelTable) -> str | None:
@@ -208,9 +227,16 @@ def _check_name(task: str) -> None:
         raise UsageError(f"task name {task!r}", expected="a name without slashes and line breaks", do="--task NAME")
 
 
-@dataclass(slots=True)
+_Form = Literal["one", "names", "flags"]
+"""How a row says its label: one text; several names in a text; or columns of 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
-    """One row that fits an item."""
+    """One row that fits an item.
+
+    Once it was read, `texts` is one class; sorted names; or "1", "0" or "" (not known) per column.
+    """
 
     texts: tuple[str, ...]
     split: Split | None
@@ -228,12 +254,13 @@ class _Rows:
         self.unmatched_examples: list[str] = []
 
     @classmethod
-    def of_column(cls, store: Store, items: Items, column: str) -> _Rows:
-        """An item column as the label."""
+    def of_column(cls, store: Store, items: Items, column: str, split_column: str | None) -> _Rows:
+        """An item column as the label, and another one as the part."""
         column = store.column_name(column)
         rows = cls(f"column {column}", "item column", [column])
+        splits = store.column(split_column, items.ids) if split_column else {}
         for item, value in store.column(column, items.ids).items():
-            rows.entries[item].append(_Entry((canonical(value),), None))
+            rows.entries[item].append(_Entry((canonical(value),), _split(splits.get(item), rows.name)))
             rows.total += 1
         return rows
 
@@ -244,122 +271,172 @@ class _Rows:
         items: Items,
         source: Any,
         key: str | None,
-        value: str | Sequence[str] | None,
+        values: Sequence[str],
         split_column: str | None,
         columns: Sequence[str],
     ) -> _Rows:
         """A file or a frame, joined by its key column."""
-        if source is None or key is None or value is None:
+        if source is None or not key or not values:
             raise UsageError(
                 "a label table needs --key and --value",
                 expected="the column that names the picture, and the one that holds the label",
                 do="or take an item column: --column NAME",
             )
         table = read_table(source)
-        values = [value] if isinstance(value, str) else list(value)
         name = Path(source).name if isinstance(source, (str, os.PathLike)) else type(source).__name__
         key_column, _, target = key.partition("=")
-        asked = [key_column, *values, *([split_column] if split_column else []), *columns]
-        position = {column: table.column(column) for column in asked}
+        key_at, value_at = table.column(key_column), [table.column(column) for column in values]
+        split_at = table.column(split_column) if split_column else None
+        if len(set(value_at)) < len(value_at):
+            raise UsageError(f"{name}: a label column is named twice", expected="each once", do="check --value")
+        types = {table.columns[at]: (at, table.types()[table.columns[at]]) for at in map(table.column, columns)}
         body = list(table.rows())
-        keys = [canonical(row[position[key_column]]) for row in body]
-        rule, lookup = _rule(store, items, keys, key_column, target)
-        rows = cls(name, rule, values)
-        types = {column: table.types()[table.columns[position[column]]] for column in columns}
-        rows.columns = {column: {} for column in columns}
+        keys = [_key_text(row[key_at]) for row in body]
+        rule = _rule(store, items, keys, key_column, target)
+        rows = cls(name, rule.name, [table.columns[at] for at in value_at])
+        rows.columns = {column: {} for column in types}
         differing: dict[str, set[int]] = defaultdict(set)
         for row, text in zip(body, keys, strict=True):
             rows.total += 1
-            found = lookup(text)
+            found = rule.find(text)
             if not found:
                 rows.unmatched += 1
                 if len(rows.unmatched_examples) < _EXAMPLES:
                     rows.unmatched_examples.append(text)
                 continue
-            split = _split(row[position[split_column]], name) if split_column else None
-            entry = _Entry(tuple(canonical(row[position[column]]) for column in values), split)
+            split = None if split_at is None else _split(row[split_at], name)
+            entry = _Entry(tuple(canonical(row[at]) for at in value_at), split)
             for item in found:
                 rows.entries[item].append(entry)
-                for column, kind in types.items():
-                    cell = convert(row[position[column]], kind)
+                for column, (at, kind) in types.items():
+                    cell = convert(row[at], kind)
                     if cell is not None and rows.columns[column].setdefault(item, cell) != cell:
                         differing[column].add(item)
         rows.differing = {column: len(found) for column, found in differing.items()}
         return rows
 
     def merge(
-        self, items: Items, ignored: set[str], delimiter: str | None, on_conflict: Conflict, positive: str | None
+        self,
+        items: Items,
+        form: _Form,
+        ignored: set[str],
+        delimiter: str | None,
+        on_conflict: Conflict,
+        positive: str | None,
     ) -> dict[int, _Entry]:
         """One entry per item; disagreeing rows are an error unless a rule was asked for."""
         merged: dict[int, _Entry] = {}
-        conflicts: list[int] = []
+        conflicts: dict[int, list[_Entry]] = {}
         for item, entries in self.entries.items():
-            useful = []
-            for entry in entries:
-                texts = tuple("" if text in ignored else text for text in entry.texts)
-                if any(texts):
-                    useful.append(_Entry(_set_of(texts, delimiter), entry.split))
-                else:
-                    self.empty += 1
+            read = [_Entry(_read(entry.texts, form, ignored, delimiter), entry.split) for entry in entries]
+            useful = [entry for entry in read if any(entry.texts)]
+            self.empty += len(read) - len(useful)
             if not useful:
                 continue
-            if all(entry == useful[0] for entry in useful):
+            if form == "flags":
+                self._check_flags(useful)
+            if len(set(useful)) == 1:
                 merged[item] = useful[0]
                 continue
-            conflicts.append(item)
+            conflicts[item] = useful
             if on_conflict == "first":
                 merged[item] = useful[0]
             elif on_conflict == "any":
-                merged[item] = _any(useful, positive, delimiter is not None or len(self.values) > 1, self.name)
+                texts = _union([entry.texts for entry in useful], form, positive, self.name)
+                merged[item] = _Entry(texts, self._one_split(items, item, useful))
         if conflicts and on_conflict == "error":
             raise LabelConflict(
                 f"{self.name}: {len(conflicts)} items have rows that disagree: {self._examples(items, conflicts)}",
                 expected="one label per item",
                 do="choose: --on-conflict first, any or drop",
-                items=conflicts,
+                items=list(conflicts),
             )
         self.conflicts = len(conflicts)
         return merged
 
-    def _examples(self, items: Items, conflicts: Sequence[int]) -> str:
+    def _check_flags(self, entries: Sequence[_Entry]) -> None:
+        bad = sorted({text for entry in entries for text in entry.texts} - {"1", "0", ""})
+        if bad:
+            raise UsageError(
+                f"{self.name}: {', '.join(bad[:_EXAMPLES])} in the columns {', '.join(self.values)}",
+                expected="0 or 1 (or true/false, yes/no, empty) where several columns are labels",
+                do="give one column, or ignore a value: --ignore VALUE",
+            )
+
+    def _one_split(self, items: Items, item: int, entries: Sequence[_Entry]) -> Split | None:
+        """The part that all rows of an item name; two parts have no union."""
+        if len({entry.split for entry in entries}) > 1:
+            raise LabelConflict(
+                f"{self.name}: rows of one item name different parts: {self._examples(items, {item: entries})}",
+                expected="one part per item",
+                do="choose: --on-conflict first or drop",
+                items=[item],
+            )
+        return entries[0].split
+
+    def _examples(self, items: Items, conflicts: Mapping[int, Sequence[_Entry]]) -> str:
         locators = dict(zip(items.ids.tolist(), items.locators, strict=True))
         shown = []
-        for item in conflicts[:_EXAMPLES]:
-            told = {
-                " ".join(entry.texts) + (f" ({entry.split})" if entry.split else "") for entry in self.entries[item]
-            }
-            shown.append(f"{locators[item]} ({' / '.join(sorted(told))})")
+        for item, entries in islice(conflicts.items(), _EXAMPLES):
+            told = sorted({self._told(entry) for entry in entries})
+            shown.append(f"{locators[item]} ({' / '.join(told)})")
         return ", ".join(shown) + (" …" if len(conflicts) > _EXAMPLES else "")
 
-
-def _set_of(texts: tuple[str, ...], delimiter: str | None) -> tuple[str, ...]:
-    """With a delimiter, the sorted set of names in one text."""
-    if delimiter is None:
-        return texts
-    names = {part.strip() for text in texts for part in text.split(delimiter)}
-    return tuple(sorted(names - {""}))
+    def _told(self, entry: _Entry) -> str:
+        texts = entry.texts
+        if len(self.values) > 1:
+            texts = tuple(name for name, text in zip(self.values, texts, strict=True) if text == "1") or ("none",)
+        return ";".join(texts) + (f" ({entry.split})" if entry.split else "")
 
 
-def _any(entries: Sequence[_Entry], positive: str | None, multi: bool, name: str) -> _Entry:
+def _names(value: str | Sequence[str] | None) -> list[str]:
+    """One name, several or none, as a list: a text is one name and not its letters."""
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _form(values: Sequence[str], delimiter: str | None, positive: str | None) -> _Form:
+    if len(values) > 1 and delimiter is not None:
+        raise UsageError(
+            f"--delimiter {delimiter!r} with the columns {', '.join(values)}",
+            expected="one column of names, or several of 0 and 1",
+            do="leave --delimiter away, or give one column",
+        )
+    if delimiter == "":
+        raise UsageError("--delimiter is empty", expected="what stands between two names", do="--delimiter ';'")
+    form: _Form = "names" if delimiter is not None else "flags" if len(values) > 1 else "one"
+    if positive is not None and form != "one":
+        raise UsageError(
+            f"--positive {positive} with several labels per picture",
+            expected="one column with one label in a cell",
+            do="leave --positive away",
+        )
+    return form
+
+
+def _read(texts: tuple[str, ...], form: _Form, ignored: set[str], delimiter: str | None) -> tuple[str, ...]:
+    """The cells of a row as `_Entry` has them; a value that is ignored is as empty."""
+    kept = tuple("" if text in ignored else text for text in texts)
+    if form == "names":
+        return tuple(sorted({canonical(part) for text in kept for part in text.split(delimiter)} - ignored - {""}))
+    if form == "flags":
+        return tuple("1" if t.lower() in POSITIVE else "0" if t.lower() in NEGATIVE else t for t in kept)
+    return kept
+
+
+def _union(texts: Sequence[tuple[str, ...]], form: _Form, positive: str | None, name: str) -> tuple[str, ...]:
     """The union of rows: the positive class if any row has it, any label that a row has."""
-    split = entries[0].split
-    if any(entry.split != split for entry in entries):
-        raise LabelConflict(f"{name}: rows of one item name different splits", do="choose: --on-conflict first or drop")
-    if multi:
-        columns = zip(*(entry.texts for entry in entries), strict=False)
-        if len({len(entry.texts) for entry in entries}) == 1 and all(
-            text.lower() in POSITIVE | NEGATIVE | {""} for entry in entries for text in entry.texts
-        ):
-            return _Entry(tuple("1" if any(t.lower() in POSITIVE for t in c) else "0" for c in columns), split)
-        return _Entry(tuple(sorted({text for entry in entries for text in entry.texts})), split)
-    texts = [entry.texts[0] for entry in entries]
-    hits = [t for t in texts if t == positive or (positive is None and t.lower() in POSITIVE)]
+    if form == "flags":
+        return tuple("1" if "1" in column else "0" if "0" in column else "" for column in zip(*texts, strict=True))
+    if form == "names":
+        return tuple(sorted({text for entry in texts for text in entry}))
+    ones = [entry[0] for entry in texts]
+    hits = [t for t in ones if t == positive or (positive is None and t.lower() in POSITIVE)]
     if not hits and positive is None:
         raise UsageError(
-            f"{name}: --on-conflict any needs to know the positive class ({', '.join(sorted(set(texts)))})",
+            f"{name}: --on-conflict any needs to know the positive class ({', '.join(sorted(set(ones)))})",
             do="name it: --positive VALUE, or choose first or drop",
         )
-    return _Entry((hits[0] if hits else texts[0],), split)
+    return (hits[0] if hits else ones[0],)
 
 
 def _split(value: Any, name: str) -> Split | None:
@@ -372,42 +449,59 @@ def _split(value: Any, name: str) -> Split | None:
 
 
 def _classes(
-    per_item: Mapping[int, _Entry], multi: bool, values: Sequence[str], positive: str | None, name: str
+    per_item: Mapping[int, _Entry], form: _Form, columns: Sequence[str], positive: str | None, name: str
 ) -> tuple[TaskKind, list[str], str | None]:
     """Kind, classes in order, and the positive class of a binary task."""
-    if multi and len(values) > 1:
-        bad = {t for entry in per_item.values() for t in entry.texts if t.lower() not in POSITIVE | NEGATIVE | {""}}
-        if bad:
-            raise UsageError(
-                f"{name}: {', '.join(sorted(bad)[:_EXAMPLES])} in the columns {', '.join(values)}",
-                expected="0 or 1 (or true/false, yes/no, empty) where several columns are labels",
-                do="give one column, or ignore a value: --ignore VALUE",
-            )
-        return "multi-label", list(values), None
-    names = sorted({text for entry in per_item.values() for text in entry.texts}, key=_number_first)
-    if multi:
+    if form == "flags":
+        return "multi-label", list(columns), None
+    names = sorted(_all_texts(per_item), key=_number_first)
+    if form == "names":
         return "multi-label", names, None
-    if positive is not None:
-        if positive not in names:
-            raise NotFound(
-                f"{name}: no item has the value {positive!r}",
-                expected=f"one of: {', '.join(names)}",
-                do="--positive VALUE",
-            )
-        if len(names) > 1:
-            rest = [n for n in names if n != positive]
-            return "binary", [rest[0] if len(rest) == 1 else f"not {positive}", positive], positive
+    if positive is not None and positive not in names:
+        raise NotFound(
+            f"{name}: no item has the value {positive!r}",
+            expected=f"one of: {', '.join(names)}",
+            do="--positive VALUE",
+        )
     if len(names) < 2:
         raise DataError(
             f"{name}: every labelled item has the value {names[0]!r}",
             expected="at least two classes",
             do="check --value",
         )
+    if positive is not None:
+        rest = [n for n in names if n != positive]
+        return "binary", [rest[0] if len(rest) == 1 else _other(positive), positive], positive
     if len(names) == 2:
         hits = [n for n in names if n.lower() in POSITIVE]
         chosen = hits[0] if len(hits) == 1 else names[-1]
         return "binary", [next(n for n in names if n != chosen), chosen], chosen
     return "multi-class", names, None
+
+
+def _check_extends(
+    before: Task, per_item: Mapping[int, _Entry], form: _Form, columns: Sequence[str], positive: str | None, name: str
+) -> None:
+    """Refuse to add what a task has no place for."""
+    names = set(columns) if form == "flags" else _all_texts(per_item)
+    single = before.kind != "multi-label"
+    fits = names <= set(before.classes) or (single and before.classes[0] == _other(before.positive))
+    if not fits or (single and form != "one") or positive not in (None, before.positive):
+        told = "" if positive in (None, before.positive) else f", the positive one {positive}"
+        raise UsageError(
+            f"{name} has the classes {', '.join(sorted(names, key=_number_first))}{told}",
+            expected=f"{before.kind} with {', '.join(before.classes)}, as task {before.name!r} has",
+            do="import without --add to replace the task",
+        )
+
+
+def _all_texts(per_item: Mapping[int, _Entry]) -> set[str]:
+    return {text for entry in per_item.values() for text in entry.texts}
+
+
+def _other(positive: str | None) -> str:
+    """The name of all classes but the positive one."""
+    return f"not {positive}"
 
 
 def _number_first(text: str) -> tuple[int, float, str]:
@@ -417,27 +511,52 @@ def _number_first(text: str) -> tuple[int, float, str]:
         return 1, 0.0, text
 
 
-def _labels(per_item: Mapping[int, _Entry], kind: TaskKind, classes: Sequence[str]) -> list[Label]:
+def _labels(
+    per_item: Mapping[int, _Entry], form: _Form, columns: Sequence[str], kind: TaskKind, classes: Sequence[str]
+) -> list[Label]:
     labels = []
     for item, entry in sorted(per_item.items()):
         if kind != "multi-label":
             name = entry.texts[0] if entry.texts[0] in classes else classes[0]
             labels.append(Label(item, name, 1.0, entry.split))
-        elif len(entry.texts) == len(classes) and all(t.lower() in POSITIVE | NEGATIVE | {""} for t in entry.texts):
-            told = zip(classes, entry.texts, strict=True)
-            labels += [Label(item, n, float(t.lower() in POSITIVE), entry.split) for n, t in told if t]
+        elif form == "flags":
+            told = zip(columns, entry.texts, strict=True)
+            labels += [Label(item, name, float(text), entry.split) for name, text in told if text]
         else:
-            labels += [Label(item, n, float(n in entry.texts), entry.split) for n in classes]
+            labels += [Label(item, name, float(name in entry.texts), entry.split) for name in classes]
     return labels
+
+
+def _stored_names(store: Store, columns: Iterable[str], origin: str) -> list[str]:
+    """Columns by the names the store gave them: one of ours gets the table's name in front."""
+    known = {name.casefold(): name for name in store.columns()}
+    return [known.get(name.casefold()) or known[f"{origin}_{name}".casefold()] for name in columns]
 
 
 # Joining rows to items
 
-_Lookup = Callable[[str], Sequence[int]]
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One way to find items: `keys` says as what a cell is looked up in `index`, the first that is there counts."""
+
+    name: str
+    index: Mapping[str, list[int]]
+    keys: Callable[[str], Iterable[str]]
+    several: bool = False
+
+    def key(self, text: str) -> str | None:
+        """As what a cell is found."""
+        return next((key for key in self.keys(text) if key in self.index), None)
+
+    def find(self, text: str) -> Sequence[int]:
+        """The items a cell means."""
+        key = self.key(text)
+        return [] if key is None else self.index[key]
 
 
-def _rule(store: Store, items: Items, keys: Sequence[str], column: str, target: str) -> tuple[str, _Lookup]:
-    """The joining rule that fits most rows, the first of equals, and its look-up.
+def _rule(store: Store, items: Items, keys: Sequence[str], column: str, target: str) -> _Rule:
+    """The joining rule that fits most rows, the first of equals.
 
     Raises
     ------
@@ -446,76 +565,94 @@ def _rule(store: Store, items: Items, keys: Sequence[str], column: str, target: 
     """
     ids = items.ids.tolist()
     bare = [_file_part(store, locator) for locator in items.locators]
-    candidates: list[tuple[str, Mapping[str, list[int]], bool]] = []
+    rules: list[_Rule] = []
     if not target:
-        candidates = [
-            ("exact locator", _index(bare, ids), False),
-            ("locator without a leading folder", _index([b.partition("/")[2] for b in bare], ids), False),
-            ("base name", _index([_base(b) for b in bare], ids), False),
-            ("stem", _index([_base(b).rpartition(".")[0] or _base(b) for b in bare], ids), False),
+        bases = [_base(path) for path in bare]
+        shorter = [(name, item) for path, item in zip(bare, ids, strict=True) for name in {path, *_shortened(path)}]
+        rules = [
+            _Rule("exact locator", _index(zip(bare, ids, strict=True)), lambda text: (text, _path(text))),
+            _Rule("locator without a leading folder", _index(shorter), lambda text: (_path(text), *_shortened(text))),
+            _Rule("base name", _index(zip(bases, ids, strict=True)), lambda text: (_base(_path(text)),)),
+            _Rule("stem", _index(zip(map(_stem, bases), ids, strict=True)), _stems),
         ]
         if column.lower() in ("item", "item_id"):
-            candidates.append(("item id", _index(map(str, ids), ids), True))
+            rules.append(
+                _Rule("item id", _index(zip(map(str, ids), ids, strict=True)), lambda t: (canonical(t),), True)
+            )
     named = [c for c in store.columns() if c.casefold() == (target or column).casefold()]
     if target and not named:
         store.column_name(target)
     if named:
-        candidates.append((f"column {named[0]}", _index_column(store, items, named[0]), True))
-    best_rule, best_index, many, best = "", candidates[0][1], False, -1
-    for rule, index, several in candidates:
-        hits = sum(_key(rule, text) in index for text in keys)
-        if hits > best:
-            best_rule, best_index, many, best = rule, index, several, hits
-    if not many:
-        _refuse_ambiguous(store, items, best_rule, best_index, keys)
-    patient = best_rule == "column PatientID"
-    return best_rule, lambda text: best_index.get(
-        _key(best_rule, text), best_index.get(store.pseudonym(text), []) if patient and text else []
-    )
+        values = store.column(named[0], items.ids)
+        index = _index((canonical(value), item) for item, value in values.items())
+        patient = named[0] == "PatientID"  # DICOM files' are stored as pseudonyms
+        rules.append(
+            _Rule(
+                f"column {named[0]}",
+                index,
+                lambda text: (canonical(text), *([store.pseudonym(text)] if patient and text else [])),
+                several=True,
+            )
+        )
+    best = max(rules, key=lambda rule: sum(rule.key(text) is not None for text in keys))
+    if not best.several:
+        _refuse_ambiguous(store, items, best, keys)
+    return best
 
 
-def _key(rule: str, text: str) -> str:
-    """A cell as the rule looks it up: paths with `/`, without a leading `./`."""
-    if rule.startswith("column") or rule == "item id":
-        return text
-    text = text.replace("\\", "/").removeprefix("./")
-    return text if rule in ("exact locator", "locator without a leading folder") else _base(text)
-
-
-def _refuse_ambiguous(
-    store: Store, items: Items, rule: str, index: Mapping[str, list[int]], keys: Sequence[str]
-) -> None:
+def _refuse_ambiguous(store: Store, items: Items, rule: _Rule, keys: Sequence[str]) -> None:
     where = dict(zip(items.ids.tolist(), zip(items.sources, items.locators, strict=True), strict=True))
-    wanted = {_key(rule, text) for text in keys}
-    for name, found in index.items():
-        files = {(where[item][0], _file_part(store, where[item][1])) for item in found}
-        if len(files) > 1 and name in wanted:
-            several_sources = len({source for source, _ in files}) > 1
-            told = ", ".join(f"{source}: {locator}" for source, locator in sorted(files)[:_EXAMPLES])
+    for name in dict.fromkeys(map(rule.key, keys)):
+        found = rule.index[name] if name is not None else []
+        files = sorted({(where[item][0], _file_part(store, where[item][1])) for item in found})
+        if len(files) > 1:
+            told = ", ".join(f"{source}: {locator}" for source, locator in files[:_EXAMPLES])
             raise Ambiguous(
-                f"the key {name!r} fits {len(files)} items by {rule}: {told}",
+                f"the key {name!r} fits {len(files)} items by {rule.name}: {told}",
                 expected="keys that name one picture each",
                 do="name the archive: --source NAME"
-                if several_sources
-                else "use the path relative to the archive as the key",
+                if len({source for source, _ in files}) > 1
+                else "name a column with the path relative to the archive: --key COLUMN",
             )
 
 
-def _index(names: Iterable[str], ids: Sequence[int]) -> dict[str, list[int]]:
+def _index(names: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
     index: dict[str, list[int]] = defaultdict(list)
-    for name, item in zip(names, ids, strict=True):
+    for name, item in names:
         if name:
             index[name].append(item)
     return dict(index)
 
 
-def _index_column(store: Store, items: Items, column: str) -> dict[str, list[int]]:
-    values = store.column(column, items.ids)
-    return _index([canonical(v) for v in values.values()], list(values))
+def _key_text(cell: Any) -> str:
+    """A key cell as text; `1.0` is a name here, where a file has it."""
+    return cell.strip() if isinstance(cell, str) else canonical(cell)
+
+
+def _path(text: str) -> str:
+    """A path as locators are written: NFC, with `/`, without a leading `./`."""
+    return unicodedata.normalize("NFC", text).replace("\\", "/").removeprefix("./")
+
+
+def _shortened(path: str) -> list[str]:
+    """A path without its first folder, or without the archive it is packed in."""
+    path = _path(path)
+    return [path[at + 1 :] for at in sorted({path.find("/"), path.rfind("!")}) if at >= 0]
 
 
 def _base(path: str) -> str:
-    return path.rpartition("/")[2].rpartition("!")[2] if "!" in path else path.rpartition("/")[2]
+    return path.rpartition("/")[2].rpartition("!")[2]
+
+
+def _stem(base: str) -> str:
+    return base.rpartition(".")[0] or base
+
+
+def _stems(text: str) -> tuple[str, str]:
+    """What a cell may mean as a stem: itself, or what it is without the suffix of another picture format."""
+    base = _base(_path(text))
+    stem, dot, suffix = base.rpartition(".")
+    return base, stem if dot + suffix.lower() in PICTURE_SUFFIXES else base
 
 
 def _file_part(store: Store, locator: str) -> str:

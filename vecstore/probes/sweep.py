@@ -266,7 +266,7 @@ class _Run:
         """Iterations before which the models left get Hessians of their own: when these cost no more than was spent."""
         size = self.A.shape[1] * self.loss.outputs
         worth = size // (4 if self.loss.outputs == 1 else 8) + size**2 // (12 * self.n)
-        return range(max(worth, 10), max_iter, max(worth // 20, 4))
+        return range(max(worth, 10), max_iter, max(worth // 8, 4))
 
     def _own_hessians(self) -> None:
         """Cholesky factors of each model's Hessian at the present margins, each output's intercept last."""

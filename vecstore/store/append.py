@@ -7,16 +7,17 @@ together. Killed before it, an unregistered file is left; run again, everything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vecstore.errors import DataError
 from vecstore.records import Value
-from vecstore.store.catalog import Transaction
-from vecstore.store.columns import apply_metadata, ensure_columns, fit, value_type
+from vecstore.store.catalog import Transaction, in_pieces
+from vecstore.store.columns import apply_metadata, common_type, ensure_columns, fit
 from vecstore.store.shards import ShardFile, write_shard
 from vecstore.store.store import Space, Store
 
@@ -94,45 +95,49 @@ class Batch:
     thumbnails: dict[bytes, bytes] = field(default_factory=dict)
 
 
-class _IdTakenError(Exception):
-    """Another process committed one of our contents first; the rolled-back batch is written again."""
+class _WriteAgainError(Exception):
+    """Another process committed one of our contents first, or swept a shard; the rolled-back batch is written again."""
 
 
 def known_items(store: Store, source: str, locators: Sequence[str]) -> dict[str, Known]:
     """What the newest commit knows of locators of a source."""
-    found: dict[str, Known] = {}
-    for locator in locators:
-        rows = store.catalog.rows(
-            "SELECT i.id, i.size, i.mtime_ns, s.content, c.hash, s.file_sha256 FROM items i"
+    keys = {store.item_key(source, locator): locator for locator in locators}
+    rows = list(
+        in_pieces(
+            store.catalog.rows,
+            "SELECT i.key, i.id, i.size, i.mtime_ns, s.content, c.hash, s.file_sha256 FROM items i"
             " LEFT JOIN states s ON s.item = i.id AND s.removed_in IS NULL"
-            " LEFT JOIN contents c ON c.id = s.content WHERE i.key = ?",
-            (store.item_key(source, locator),),
+            " LEFT JOIN contents c ON c.id = s.content WHERE i.key IN ({})",
+            keys,
         )
-        if rows:
-            failed = store.catalog.rows("SELECT space FROM failures WHERE item = ?", (rows[0][0],))
-            item, size, mtime_ns, content, content_hash, sha256 = rows[0]
-            spaces = frozenset(row[0] for row in failed)
-            found[locator] = Known(item, size, mtime_ns, content, content_hash, sha256, spaces)
-    return found
+    )
+    failed: dict[int, set[int | None]] = {}
+    text = "SELECT item, space FROM failures WHERE item IN ({})"
+    for item, space in in_pieces(store.catalog.rows, text, [row[1] for row in rows]):
+        failed.setdefault(item, set()).add(space)
+    return {keys[key]: Known(item, *seen, frozenset(failed.get(item, ()))) for key, item, *seen in rows}
 
 
 def known_contents(store: Store, hashes: Sequence[bytes]) -> dict[bytes, int]:
     """Ids of those contents that the store has, by hash."""
-    found = {}
-    for content in hashes:
-        rows = store.catalog.rows("SELECT id FROM contents WHERE hash = ?", (content,))
-        if rows:
-            found[content] = int(rows[0][0])
-    return found
+    return _contents(store.catalog.rows, hashes)
+
+
+def _contents(fetch: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], hashes: Iterable[bytes]) -> dict[bytes, int]:
+    return dict(in_pieces(fetch, "SELECT hash, id FROM contents WHERE hash IN ({})", hashes))
+
+
+def _source_ids(fetch: Callable[[str], list[tuple[Any, ...]]], name: str) -> list[int]:
+    """The source of a name, if it is there; SQLite would fold the case of ASCII letters only."""
+    return [i for i, known in fetch("SELECT id, name FROM sources") if known.casefold() == name.casefold()]
 
 
 def sample_items(store: Store, source: str, count: int) -> list[tuple[str, bytes]]:
     """Up to `count` (locator, file SHA-256) of a source, spread over its items."""
     rows = store.catalog.rows(
-        "SELECT i.locator, s.file_sha256 FROM items i JOIN sources src ON src.id = i.source"
-        " JOIN states s ON s.item = i.id AND s.removed_in IS NULL"
-        " WHERE src.name = ? AND s.file_sha256 IS NOT NULL ORDER BY i.key LIMIT ?",
-        (source, count),
+        "SELECT i.locator, s.file_sha256 FROM items i JOIN states s ON s.item = i.id AND s.removed_in IS NULL"
+        " WHERE i.source = ? AND s.file_sha256 IS NOT NULL ORDER BY i.key LIMIT ?",
+        ((_source_ids(store.catalog.rows, source) or [0])[0], count),
     )
     return [(locator, sha) for locator, sha in rows]
 
@@ -140,9 +145,8 @@ def sample_items(store: Store, source: str, count: int) -> list[tuple[str, bytes
 def count_items(store: Store, source: str) -> int:
     """Items of a source that have a picture now."""
     rows = store.catalog.rows(
-        "SELECT count(*) FROM states s JOIN items i ON i.id = s.item JOIN sources src ON src.id = i.source"
-        " WHERE src.name = ? AND s.removed_in IS NULL",
-        (source,),
+        "SELECT count(*) FROM states s JOIN items i ON i.id = s.item WHERE i.source = ? AND s.removed_in IS NULL",
+        ((_source_ids(store.catalog.rows, source) or [0])[0],),
     )
     return int(rows[0][0])
 
@@ -177,6 +181,12 @@ def append(
     DiskFull, NotWritable, StoreBusy, DataError
         The store is as it was.
     """
+    for space_id, (_, vectors) in batch.vectors.items():
+        if vectors.ndim != 2 or vectors.shape[1] != spaces[space_id].dim:
+            raise DataError(
+                f"vectors of shape {vectors.shape} for the space {spaces[space_id].name!r}",
+                expected=f"rows of {spaces[space_id].dim} numbers",
+            )
     store.thumbnails.put(batch.thumbnails)
     sizes = {p.hash: (p.width, p.height) for p in batch.pictures}
     hashes = list(dict.fromkeys([*sizes, *(h for group, _ in batch.vectors.values() for h in group)]))
@@ -184,7 +194,7 @@ def append(
         ids = known_contents(store, hashes)
         new = [h for h in hashes if h not in ids]
         if new:
-            first = store.catalog.reserve(len(new))
+            first = store.catalog.reserve(len(new), waiting)
             ids |= {h: first + i for i, h in enumerate(new)}
         written: list[tuple[Space, ShardFile]] = []
         try:
@@ -197,7 +207,7 @@ def append(
             with store.write("ingest", arguments, waiting) as tx:
                 _register(tx, store, batch, ids, set(new), sizes, written)
                 return dict(tx.counts)
-        except _IdTakenError:
+        except _WriteAgainError:
             _discard(store, written)
         except BaseException:
             _discard(store, written)
@@ -205,10 +215,16 @@ def append(
 
 
 def _discard(store: Store, written: Sequence[tuple[Space, ShardFile]]) -> None:
-    """Remove shards of a batch that was rolled back, unless somebody registered the very same one."""
-    for space, shard in written:
-        if not store.catalog.rows("SELECT 1 FROM shards WHERE space = ? AND sha256 = ?", (space.id, shard.sha256)):
-            store.shard_path(space, shard.sha256).unlink(missing_ok=True)
+    """Remove shards of a batch that was rolled back.
+
+    Another process may have written the very same shard and be about to register it. So this holds the
+    lock, and `_register` looks whether the file is still there. What can't be removed now is swept later.
+    """
+    with store.catalog.locked() as locked:
+        for space, shard in written if locked else ():
+            values = (space.id, shard.sha256)
+            if not store.catalog.rows("SELECT 1 FROM shards WHERE space = ? AND sha256 = ?", values):
+                store.shard_path(space, shard.sha256).unlink(missing_ok=True)
 
 
 def _register(
@@ -221,84 +237,88 @@ def _register(
     written: Sequence[tuple[Space, ShardFile]],
 ) -> None:
     """Everything of a batch, inside its transaction."""
-    for content, planned in ids.items():
-        found = tx.sql("SELECT id FROM contents WHERE hash = ?", (content,))
-        if found and found[0][0] != planned:
-            raise _IdTakenError
-        if found:
-            new.discard(content)
-        elif content not in new:  # forgotten between our look and this transaction
-            raise _IdTakenError
-    tx.add(
-        "contents",
-        ({"id": ids[h], "hash": h, "width": sizes[h][0], "height": sizes[h][1]} for h in ids if h in new),
-    )
-    embedded = 0
-    for space, shard in written:
-        embedded += shard.rows
-        if tx.sql(
-            "SELECT 1 FROM shards WHERE space = ? AND sha256 = ? AND removed_in IS NULL",
-            (space.id, shard.sha256),
-        ):
-            continue
-        row = {"space": space.id, "sha256": shard.sha256, "rows": shard.rows, "bytes": shard.bytes}
-        tx.add("shards", [row | {"first": shard.first, "last": shard.last}])
-    source = _source(tx, batch)
-    entries: list[Picture | Refusal] = [*batch.pictures, *batch.refusals]
-    items = {
-        entry.locator: _item(tx, store, batch.source, source, entry.locator, entry.size, entry.mtime_ns)
-        for entry in entries
-    }
-    added = sum(_state(tx, items[p.locator], ids[p.hash], p) for p in batch.pictures)
-    for picture in batch.pictures:
-        tx.sql("DELETE FROM failures WHERE item = ? AND space IS NULL", (items[picture.locator],))
-        for space_id in batch.vectors:
-            tx.sql("DELETE FROM failures WHERE item = ? AND space = ?", (items[picture.locator], space_id))
+    found = _contents(tx.sql, ids)
+    if any(found.get(h, i) != i for h, i in ids.items()) or not ids.keys() - new <= found.keys():
+        raise _WriteAgainError  # another's id counts, or a content was forgotten since we looked
+    fresh = [h for h in ids if h not in found]
+    widths = {h: sizes.get(h, (None, None)) for h in fresh}
+    tx.add("contents", ({"id": ids[h], "hash": h, "width": widths[h][0], "height": widths[h][1]} for h in fresh))
+    _add_shards(tx, store, written)
+    items = _items(tx, store, batch)
+    added = _states(tx, batch.pictures, items, ids)
+    _forgive(tx, batch, items)
     for refusal in batch.refusals:
         _fail(tx, items[refusal.locator], refusal)
     for item, size, mtime_ns in batch.touched:
         tx.sql("UPDATE items SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, item))
     _describe(tx, batch, items)
+    embedded = sum(shard.rows for _, shard in written)
     tx.counts |= {"source": batch.source, "added": added, "failed": len(batch.refusals), "embedded": embedded}
 
 
-def _source(tx: Transaction, batch: Batch) -> int:
-    rows = tx.sql("SELECT id FROM sources WHERE name = ?", (batch.source,))
-    if rows:
-        return int(rows[0][0])
-    return tx.add("sources", [{"name": batch.source, "kind": batch.kind}])[0]
+def _add_shards(tx: Transaction, store: Store, written: Sequence[tuple[Space, ShardFile]]) -> None:
+    for space, shard in written:
+        live = "SELECT 1 FROM shards WHERE space = ? AND sha256 = ? AND removed_in IS NULL"
+        if tx.sql(live, (space.id, shard.sha256)):
+            continue
+        if not store.shard_path(space, shard.sha256).is_file():
+            raise _WriteAgainError
+        row = {"space": space.id, "sha256": shard.sha256, "rows": shard.rows, "bytes": shard.bytes}
+        tx.add("shards", [row | {"first": shard.first, "last": shard.last}])
 
 
-def _item(
-    tx: Transaction,
-    store: Store,
-    name: str,
-    source: int,
-    locator: str,
-    size: int | None,
-    mtime_ns: int | None,
+def _items(tx: Transaction, store: Store, batch: Batch) -> dict[str, int]:
+    """Ids of the batch's items by locator: new ones are made, known ones get the size and time seen now."""
+    sources = _source_ids(tx.sql, batch.source)
+    source = sources[0] if sources else tx.add("sources", [{"name": batch.source, "kind": batch.kind}])[0]
+    entries = {entry.locator: entry for entry in (*batch.refusals, *batch.pictures)}
+    keys = {store.item_key(batch.source, locator): locator for locator in entries}
+    text = "SELECT key, id, size, mtime_ns FROM items WHERE key IN ({})"
+    known = {keys[key]: seen for key, *seen in in_pieces(tx.sql, text, keys)}
+    ids = {locator: int(seen[0]) for locator, seen in known.items()}
+    for locator, (item, *seen) in known.items():
+        size, mtime_ns = entries[locator].size, entries[locator].mtime_ns
+        if seen != [size, mtime_ns]:
+            tx.sql("UPDATE items SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, item))
+    new = [
+        {"key": key, "source": source, "locator": locator, "size": entries[locator].size}
+        | {"mtime_ns": entries[locator].mtime_ns}
+        for key, locator in keys.items()
+        if locator not in known
+    ]
+    return ids | dict(zip((str(row["locator"]) for row in new), tx.add("items", new), strict=True))
+
+
+def _states(
+    tx: Transaction, pictures: Sequence[Picture], items: Mapping[str, int], ids: Mapping[bytes, int]
 ) -> int:
-    key = store.item_key(name, locator)
-    rows = tx.sql("SELECT id, size, mtime_ns FROM items WHERE key = ?", (key,))
-    if not rows:
-        row = {"key": key, "source": source, "locator": locator, "size": size, "mtime_ns": mtime_ns}
-        return tx.add("items", [row])[0]
-    item, *seen = rows[0]
-    if seen != [size, mtime_ns]:
-        tx.sql("UPDATE items SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, item))
-    return int(item)
+    """Point items to their contents; returns how many got another one than before."""
+    text = "SELECT item, content, file_sha256 FROM states WHERE removed_in IS NULL AND item IN ({})"
+    before = {item: seen for item, *seen in in_pieces(tx.sql, text, [items[p.locator] for p in pictures])}
+    added = 0
+    begun = []
+    for picture in pictures:
+        item, content = items[picture.locator], ids[picture.hash]
+        old = before.get(item)
+        if old == [content, picture.file_sha256]:
+            continue
+        if old:
+            tx.end("states", "item = ?", (item,))
+        row = {"item": item, "content": content, "file_sha256": picture.file_sha256, "decoder": picture.decoder}
+        begun.append(row)
+        added += old is None or old[0] != content
+    tx.add("states", begun)
+    return added
 
 
-def _state(tx: Transaction, item: int, content: int, picture: Picture) -> bool:
-    """Point an item to its content; returns whether that is news."""
-    rows = tx.sql("SELECT content, file_sha256 FROM states WHERE item = ? AND removed_in IS NULL", (item,))
-    if rows and rows[0] == (content, picture.file_sha256):
-        return False
-    if rows:
-        tx.end("states", "item = ?", (item,))
-    row = {"item": item, "content": content, "file_sha256": picture.file_sha256, "decoder": picture.decoder}
-    tx.add("states", [row])
-    return not rows or rows[0][0] != content
+def _forgive(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
+    """Drop failures of pictures that succeeded now; one that fails again keeps its count of attempts."""
+    again = {(refusal.locator, refusal.space) for refusal in batch.refusals}
+    locators = {items[picture.locator]: picture.locator for picture in batch.pictures}
+    asked = {None, *batch.vectors}
+    for item, space in list(in_pieces(tx.sql, "SELECT item, space FROM failures WHERE item IN ({})", locators)):
+        if space in asked and (locators[item], space) not in again:
+            tx.sql("DELETE FROM failures WHERE item = ? AND space IS ?", (item, space))
 
 
 def _fail(tx: Transaction, item: int, refusal: Refusal) -> None:
@@ -319,24 +339,26 @@ def _fail(tx: Transaction, item: int, refusal: Refusal) -> None:
 def _describe(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
     """Metadata of the batch: new columns, then rows."""
     rows = [(items[picture.locator], picture.metadata) for picture in batch.pictures] + [*batch.described.items()]
-    kinds: dict[str, str] = {}
+    values: dict[str, list[Value]] = {}
     for _, metadata in rows:
         for name, value in metadata.items():
             if value is not None:
-                kinds.setdefault(name, value_type(value))
-    if not kinds:
+                values.setdefault(name, []).append(value)
+    if not values:
         return
-    born, names = ensure_columns(tx, kinds, batch.source)
+    born, names = ensure_columns(tx, {name: common_type(seen) for name, seen in values.items()}, batch.source)
     types = dict(tx.sql("SELECT name, type FROM columns"))
     dropped: dict[str, int] = {}
     changes: dict[int, dict[str, Value]] = {}
     for item, metadata in rows:
-        changes[item] = {}
+        row = changes.setdefault(item, {})
         for name, value in metadata.items():
-            if value is not None and (fitted := fit(value, types[names[name]])) is not None:
-                changes[item][names[name]] = fitted
-            elif value is not None:
-                dropped[names[name]] = dropped.get(names[name], 0) + 1
+            if value is None:
+                continue
+            column = names[name]
+            row[column] = fit(value, types[column])
+            if row[column] is None:
+                dropped[column] = dropped.get(column, 0) + 1
     apply_metadata(tx, changes, born)
     if dropped:
         tx.counts["values_left_out"] = dropped

@@ -84,7 +84,8 @@ def stored(value: Any, kind: str) -> Any:
     if kind == "REAL":
         number = float(number) + 0.0
         return None if math.isnan(number) else number
-    return int(number) if kind == "INTEGER" and number == int(number) else number
+    whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+    return int(number) if kind == "INTEGER" and whole else number
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -104,17 +105,17 @@ def row_digest(table: str, row: Mapping[str, Any]) -> int:
 
 
 # Left out of the digests: an item's size and time are what the last scan saw, not what the store says.
-_UNDIGESTED = frozenset({"removed_in", "size", "mtime_ns"})
+_UNDIGESTED = {"items": frozenset({"size", "mtime_ns"})}
 
 
 @cache
-def _library_versions() -> str:
+def library_versions() -> dict[str, str]:
     """The libraries that are installed, by name, for the record; looked up once in a process."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     for name in _LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return canonical_json(found)
+    return found
 
 
 @contextmanager
@@ -267,16 +268,17 @@ class Transaction:
     def _book(self, commit: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to the digest of a commit; `name` is the table, with a dash behind it for ends."""
         table = name.removesuffix("-")
+        left_out = _UNDIGESTED.get(table, frozenset())
         sums = self._digests.setdefault((commit, name), [0, 0])
         sums[0] += len(rows)
         for row in rows:
-            sums[1] += row_digest(table, {k: v for k, v in row.items() if k not in _UNDIGESTED})
+            sums[1] += row_digest(table, {k: v for k, v in row.items() if k not in left_out} if left_out else row)
 
     def _rows(self, table: str, condition: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         with closing(self._connection.execute(f"SELECT * FROM {table} WHERE {condition}", values)) as cursor:
             names = [column[0] for column in cursor.description]
             return [
-                {k: v for k, v in zip(names, row, strict=True) if k not in _UNDIGESTED} for row in cursor.fetchall()
+                {k: v for k, v in zip(names, row, strict=True) if k != "removed_in"} for row in cursor.fetchall()
             ]
 
     def finish(self, seconds: float) -> None:
@@ -517,7 +519,7 @@ def _transaction(connection: sqlite3.Connection, verb: str, arguments: Mapping[s
                 datetime.now(UTC).isoformat(timespec="seconds"),
                 verb,
                 canonical_json(arguments),
-                _library_versions(),
+                canonical_json(library_versions()),
             ),
         ).close()
         transaction = Transaction(connection, commit)

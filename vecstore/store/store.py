@@ -154,7 +154,8 @@ class Store:
         if folder.exists():
             # What a creation leaves that was killed halfway may be finished; anything else is not ours.
             names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {"a file"}
-            if _unfinished(catalog) is False or names - {"catalog.sqlite", "catalog.sqlite-journal"}:
+            ours = not catalog.is_file() or Catalog.unfinished(catalog)
+            if not ours or names - {"catalog.sqlite", "catalog.sqlite-journal"}:
                 raise StoreError(
                     f"{folder} exists already",
                     expected="a path where nothing is",
@@ -202,7 +203,7 @@ class Store:
 
     def secret(self, text: str) -> bytes:
         """First 16 bytes of HMAC-SHA-256 with the store's secret: a name that can't be guessed back."""
-        return hmac.new(self.catalog.meta["store_secret"], text.encode(), hashlib.sha256).digest()[:16]
+        return hmac.digest(self.catalog.meta["store_secret"], text.encode(), "sha256")[:16]
 
     def item_key(self, source: str, locator: str) -> bytes:
         """The key of an item: 16 bytes over source (case-folded, as names of sources compare) and locator."""
@@ -632,19 +633,6 @@ _TASK_SQL = "SELECT id, name, kind, classes, positive, provenance, added_in FROM
 def _task(row: tuple[Any, ...]) -> Task:
     i, name, kind, classes, positive, provenance, added = row
     return Task(i, name, kind, json.loads(classes), positive, json.loads(provenance), added)
-
-
-def _unfinished(catalog: Path) -> bool | None:
-    """None without a catalog; else whether its creation never ended."""
-    if not catalog.is_file():
-        return None
-    try:
-        Catalog(catalog).close()
-    except NotAStore:
-        return True
-    except StoreError:
-        return False
-    return False
 
 
 def _difference(old: Passport, new: Passport) -> str:

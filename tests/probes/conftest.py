@@ -1,0 +1,25 @@
+"""Vectors with classes that can be told apart in part, in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from vecstore.records import DoubleArray, IntArray
+
+Cases = Callable[..., tuple[DoubleArray, IntArray, IntArray]]
+
+
+@pytest.fixture
+def cases() -> Cases:
+    """Makes (X, y, groups): `n` vectors of `d` features in `k` classes, two to a group on average."""
+
+    def make(n: int = 200, d: int = 12, k: int = 2, seed: int = 0) -> tuple[DoubleArray, IntArray, IntArray]:
+        rng = np.random.default_rng(seed)
+        centers = rng.normal(size=(k, d)) * 0.7
+        y = np.arange(n) % k
+        return centers[y] + rng.normal(size=(n, d)) + 3, y, rng.integers(0, n // 2, n)
+
+    return make

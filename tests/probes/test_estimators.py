@@ -1,0 +1,158 @@
+"""What scikit-learn asks of any estimator, and what all probes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import vecstore.probes as probes
+from vecstore.errors import DataError, NotFound
+from vecstore.probes import KNNProbe, LogisticProbe, SVMProbe
+
+from .conftest import Cases
+
+ALL = [LogisticProbe, SVMProbe, KNNProbe]
+LINEAR = [LogisticProbe, SVMProbe]
+
+
+def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
+    if isinstance(estimator, KNNProbe):
+        return {}
+    reason = (
+        "its data has a class in one distinct row, and a strength can't be chosen without two; "
+        "test_weights_count_as_repetition checks the same on data with enough rows"
+    )
+    return {"check_sample_weight_equivalence_on_dense_data": reason}
+
+
+@pytest.mark.filterwarnings("ignore:.*SCIPY_ARRAY_API.*")
+@parametrize_with_checks([LogisticProbe(), SVMProbe(), KNNProbe()], expected_failed_checks=expected_failures)
+def test_scikit_learn_contract(estimator: BaseEstimator, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("probe", LINEAR)
+def test_weights_count_as_repetition(probe: Any, cases: Cases) -> None:
+    X, y, _ = cases(60, 5, 3)
+    weight = np.random.default_rng(1).integers(0, 4, 60)
+    weighted = probe().fit(X, y, sample_weight=weight)
+    order = np.random.default_rng(2).permutation(weight.sum())
+    repeated = probe().fit(np.repeat(X, weight, axis=0)[order], np.repeat(y, weight)[order])
+    assert weighted.C_ == repeated.C_
+    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("probe", LINEAR)
+def test_rows_without_weight_are_in_no_fold_and_have_no_prediction(probe: Any, cases: Cases) -> None:
+    X, y, groups = cases()
+    weight = np.ones(200)
+    weight[:10] = 0
+    fit = probe().fit(X, y, sample_weight=weight, groups=groups)
+    assert (fit.folds_[:10] == -1).all() and (fit.folds_[10:] >= 0).all()
+    assert np.isnan(fit.oof_[:10]).all() and np.isfinite(fit.oof_[10:]).all()
+
+
+@pytest.mark.parametrize("probe", ALL)
+@pytest.mark.parametrize("k", [2, 3])
+def test_folds_keep_groups_whole_and_out_of_fold_rows_are_probabilities(probe: Any, k: int, cases: Cases) -> None:
+    X, y, groups = cases(k=k)
+    fit = probe().fit(X, y, groups=groups)
+    assert all(len(np.unique(fit.folds_[groups == g])) == 1 for g in np.unique(groups))
+    assert fit.oof_.shape == (200, k)
+    np.testing.assert_allclose(fit.oof_.sum(axis=1), 1)
+    assert 0.7 < np.nanmax(fit.cv_auc_) < 1
+    assert fit.classes_.tolist() == list(range(k))
+
+
+@pytest.mark.parametrize("probe", ALL)
+def test_text_classes_come_back(probe: Any, cases: Cases) -> None:
+    X, y, _ = cases(k=3)
+    names = np.array(["nv", "bkl", "mel"])[y]
+    fit = probe().fit(X, names)
+    assert fit.classes_.tolist() == ["bkl", "mel", "nv"]
+    assert (fit.predict(X) == names).mean() > 0.7
+
+
+@pytest.mark.parametrize("probe", ALL)
+def test_equal_vectors_are_never_on_both_sides(probe: Any, cases: Cases) -> None:
+    X, y, _ = cases(60)
+    fit = probe().fit(np.repeat(X, 2, axis=0), np.repeat(y, 2))
+    assert (fit.folds_[::2] == fit.folds_[1::2]).all()
+
+
+@pytest.mark.parametrize("probe", ALL)
+def test_several_labels_with_unknown_ones(probe: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 8))
+    y = (X[:, :3] + 0.5 * rng.normal(size=(300, 3)) > [0, 0.5, 1]).astype(float)
+    truth = y.copy()
+    y[rng.random((300, 3)) < 0.3] = np.nan
+    fit = probe().fit(X[:200], y[:200])
+    assert fit.kind_ == "multi-label"
+    chances = fit.predict_proba(X[200:])
+    assert chances.shape == (100, 3) and fit.oof_.shape == (200, 3)
+    assert ((chances > 0.5) == truth[200:]).mean() > 0.8
+    assert (fit.predict(X[200:]) == (chances > 0.5)).all()
+
+
+@pytest.mark.parametrize("probe", ALL)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda X, y, g: (X, y * 0, g), r"only one class \(0\); expected rows of at least 2 classes"),
+        (lambda X, y, g: (np.where(X == X[3, 1], np.nan, X), y, g), "contains NaN"),
+        (lambda X, y, g: (np.where(X == X[3, 1], np.inf, X), y, g), "contains infinity"),
+        (lambda X, y, g: (X[:0], y[:0], g[:0]), r"0 sample\(s\)"),
+        (lambda X, y, g: (X, y[:-1], g), "inconsistent numbers of samples"),
+        (lambda X, y, g: (X, y, g[:-1]), r"200 vectors and groups of shape \(199,\)"),
+        (lambda X, y, g: (X, y, y), "class 0 is in 1 groups"),
+        (lambda X, y, g: (X, np.stack([y, y * 0], axis=1), g), "label 1 has no positive row"),
+        (lambda X, y, g: (X, np.stack([y, y * 2], axis=1), g), "values beside 0, 1 and NaN"),
+    ],
+)
+def test_what_nothing_can_be_learned_from_is_said(probe: Any, spoil: Any, message: str, cases: Cases) -> None:
+    X, y, groups = spoil(*cases())
+    with pytest.raises(DataError, match=message):
+        probe().fit(X, y, groups=groups)
+
+
+@pytest.mark.parametrize("probe", ALL)
+def test_vectors_of_another_width_are_refused(probe: Any, cases: Cases) -> None:
+    X, y, _ = cases()
+    with pytest.raises(DataError, match="X has 5 features, but .* is expecting 12"):
+        probe().fit(X, y).predict(X[:, :5])
+
+
+@pytest.mark.parametrize("probe", ALL)
+def test_constant_vectors_predict_the_prior(probe: Any) -> None:
+    y = np.r_[np.zeros(30), np.ones(10)]
+    fit = probe().fit(np.ones((40, 3)), y, groups=np.arange(40))
+    chances = fit.predict_proba(np.ones((2, 3)))
+    np.testing.assert_allclose(chances, [[0.75, 0.25]] * 2, atol=0.03)
+
+
+@pytest.mark.parametrize("probe", ALL)
+def test_probes_work_in_scikit_learn(probe: Any, cases: Cases) -> None:
+    X, y, _ = cases()
+    scores = cross_val_score(make_pipeline(StandardScaler(), probe()), X, y, cv=3, scoring="roc_auc")
+    assert scores.min() > 0.8
+
+
+def test_models_are_made_by_name() -> None:
+    assert probes.MODELS == {"probe": LogisticProbe, "svm": SVMProbe, "knn": KNNProbe}
+    assert isinstance(probes.make("svm", seed=3), SVMProbe)
+    with pytest.raises(NotFound, match="no model 'forest'; expected one of: probe, svm, knn"):
+        probes.make("forest")
+    with pytest.raises(AttributeError, match="no attribute 'forest'"):
+        probes.forest  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(hasattr(probes, name) for name in probes.__all__)
