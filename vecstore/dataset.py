@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vecstore.errors import DataError, NotFound
 from vecstore.probes.splits import merge_groups
 from vecstore.records import BoolArray, FloatArray, IntArray
-from vecstore.store import Label, Space, Store, Task
+from vecstore.store import Items, Label, Space, Store, Task
 
 GROUP_COLUMNS = ("PatientID", "patient", "subject", "participant", "lesion_id", "StudyInstanceUID")
 """Looked for in this order, letter case and `_` ignored ("patient_id" and "patientid" are PatientID)."""
@@ -77,6 +77,7 @@ def dataset(
     where: str | None = None,
     min_groups: int = MIN_GROUPS,
     classes: Sequence[str] | None = None,
+    only: IntArray | None = None,
 ) -> Dataset:
     """Labelled items of a task with their vectors' contents and groups.
 
@@ -94,6 +95,8 @@ def dataset(
         Classes in fewer groups are left out and noted.
     classes : sequence of str, optional
         Only these, whatever their size.
+    only : ndarray of shape (m,), int64, optional
+        Only these items, before any rule looks at them.
 
     Returns
     -------
@@ -114,14 +117,21 @@ def dataset(
     if where is not None:
         fitting = set(store.select(where).tolist())
         labels = [label for label in labels if label.item in fitting]
-    rows = _targets(store, found, labels, names)
+    if only is not None:
+        asked = set(only.tolist())
+        labels = [label for label in labels if label.item in asked]
+    items = store.items()
+    rows = _targets(found, labels, names, items)
     embedded = np.isin(rows.contents, store.embedded(chosen))
     if not embedded.all():
         notes.append(f"{int((~embedded).sum())} labelled items have no vector in the space {chosen.name}")
         rows = rows.only(embedded)
-    column, rows.groups, missing = group_codes(store, rows.items, rows.contents, group)
-    if missing:
-        notes.append(f"{missing} items without {column}: each is a group of its own")
+    # Groups are merged over the whole store: two patients may share a picture that has no label.
+    column, groups, missing = group_codes(store, items.ids, items.contents, group)
+    places = np.searchsorted(items.ids, rows.items)
+    rows.groups = groups[places]
+    if missing[places].any():
+        notes.append(f"{int(missing[places].sum())} items without {column}: each is a group of its own")
     rows = _official_split(rows, notes)
     if wanted is None:
         rows, names = _small_classes(rows, names, min_groups, notes)
@@ -173,7 +183,7 @@ def group_column(store: Store, group: str | None = None) -> str | None:
 
 def group_codes(
     store: Store, items: IntArray, contents: IntArray, group: str | None = None
-) -> tuple[str | None, IntArray, int]:
+) -> tuple[str | None, IntArray, BoolArray]:
     """Group numbers of items.
 
     Parameters
@@ -188,17 +198,17 @@ def group_codes(
     column : str or None
     groups : ndarray of shape (n,), int64
         Groups that share a content are one group.
-    missing : int
-        Items without a value; each is a group of its own.
+    missing : ndarray of shape (n,), bool
+        Items without a value in the column; each is a group of its own.
     """
     column = group_column(store, group)
     values = store.column(column, items) if column else {}
     numbers: dict[object, int] = {}
     codes = np.empty(len(items), np.int64)
-    missing = 0
+    missing = np.zeros(len(items), np.bool_)
     for row, item in enumerate(items.tolist()):
         value = values.get(item)
-        missing += column is not None and value is None
+        missing[row] = column is not None and value is None
         codes[row] = numbers.setdefault(("item", item) if value is None else ("value", value), len(numbers))
     return column, merge_groups(codes, contents), missing
 
@@ -216,11 +226,10 @@ def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | No
     return [name for name in task.classes if name in set(classes)]
 
 
-def _targets(store: Store, task: Task, labels: Sequence[Label], names: Sequence[str]) -> _Rows:
+def _targets(task: Task, labels: Sequence[Label], names: Sequence[str], visible: Items) -> _Rows:
     """Labelled items in ascending order, with targets and parts ("" where none)."""
     position = {name: i for i, name in enumerate(names)}
-    if task.kind != "multi-label":
-        labels = [label for label in labels if label.value > 0 and label.name in position]
+    labels = [label for label in labels if label.name in position and (task.kind == "multi-label" or label.value > 0)]
     items = np.unique(np.fromiter((label.item for label in labels), np.int64, len(labels)))
     row = {item: i for i, item in enumerate(items.tolist())}
     splits = np.full(len(items), "", "<U5")
@@ -228,10 +237,8 @@ def _targets(store: Store, task: Task, labels: Sequence[Label], names: Sequence[
     one = np.zeros(len(items), np.int64)
     for label in labels:
         splits[row[label.item]] = label.split or ""
-        if label.name in position:
-            several[row[label.item], position[label.name]] = label.value
-            one[row[label.item]] = position[label.name]
-    visible = store.items()
+        several[row[label.item], position[label.name]] = label.value
+        one[row[label.item]] = position[label.name]
     contents = visible.contents[np.searchsorted(visible.ids, items)]
     return _Rows(items, contents, several if task.kind == "multi-label" else one, splits, np.arange(len(items)))
 
@@ -259,22 +266,26 @@ def _official_split(rows: _Rows, notes: list[str]) -> _Rows:
 
 
 def _small_classes(rows: _Rows, names: list[str], min_groups: int, notes: list[str]) -> tuple[_Rows, list[str]]:
-    """Leave out classes that are in fewer than `min_groups` groups of the development part."""
+    """Leave out classes that are in fewer than `min_groups` groups of the development part.
+
+    Of several labels also those that so few groups are known not to have: nothing tells them apart.
+    """
     development = rows.splits != "test"
     sizes = {}
     for position, name in enumerate(names):
-        holds = (rows.y[:, position] == 1) if rows.y.ndim == 2 else (rows.y == position)
-        sizes[name] = len(np.unique(rows.groups[holds & development]))
-    small = [name for name, size in sizes.items() if size < min_groups]
+        sides = [rows.y[:, position] == side for side in (1, 0)] if rows.y.ndim == 2 else [rows.y == position]
+        sizes[name] = min(len(np.unique(rows.groups[side & development])) for side in sides)
+    small = [name for name, size in sizes.items() if size < max(min_groups, 1)]
     if not small:
         return rows, names
     told = ", ".join(f"{name} ({sizes[name]})" for name in small)
-    notes.append(f"left out, in fewer than {min_groups} groups: {told}")
+    what = "in fewer than" if rows.y.ndim == 1 else "with or without the label in fewer than"
+    notes.append(f"left out, {what} {max(min_groups, 1)} groups: {told}")
     kept = [position for position, name in enumerate(names) if name not in small]
     left = [names[position] for position in kept]
     if rows.y.ndim == 2:
         rows.y = rows.y[:, kept]
-        return rows, left
+        return rows.only((rows.y == rows.y).any(axis=1)), left  # not all of them NaN
     renumbered = np.full(len(names), -1)
     renumbered[kept] = np.arange(len(kept))
     numbers = renumbered[rows.y.astype(np.int64)]

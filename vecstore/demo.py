@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vecstore.errors import PackageMissing, WeightsMissing
+from vecstore.errors import NotFound, PackageMissing, WeightsMissing
 from vecstore.evaluate import evaluate
 from vecstore.files import cache_home, make_folder, offline
 from vecstore.ingest import IngestResult, ingest
@@ -96,6 +96,8 @@ def demo(
     ------
     PackageMissing
         `pydicom-data` is not installed.
+    NotFound
+        No such file, and no MedMNIST set of this name.
     WeightsMissing
         The MedMNIST file is not there and can't be downloaded.
     """
@@ -104,7 +106,7 @@ def demo(
     make_folder(target)
     if medmnist is None:
         return _dicom(target, progress)
-    return _medmnist(target, _medmnist_file(medmnist), progress)
+    return _medmnist(target, _medmnist_file(medmnist, progress), progress)
 
 
 def _dicom(folder: Path, progress: Progress) -> DemoResult:
@@ -160,7 +162,7 @@ def _dicom_files() -> Path:
     )
 
 
-def _medmnist_file(name: str | os.PathLike[str]) -> Path:
+def _medmnist_file(name: str | os.PathLike[str], progress: Progress) -> Path:
     """The file itself, one downloaded before, or a download."""
     given = Path(name)
     if given.is_file():
@@ -169,24 +171,39 @@ def _medmnist_file(name: str | os.PathLike[str]) -> Path:
     cached = cache_home() / "medmnist" / f"{stem}.npz"
     if cached.is_file():
         return cached
+    if stem.split("_")[0] not in PUBLISHED_RESNET18:
+        raise NotFound(
+            f"{name}: no such file, and no MedMNIST set",
+            expected=f"a file, or one of: {', '.join(PUBLISHED_RESNET18)}",
+            do="vecstore demo --medmnist breastmnist",
+        )
     url = MEDMNIST_URL.format(name=stem)
-    missing = WeightsMissing(
-        f"{name}: no such file, and it can't be downloaded now",
-        expected=f"{url}, fetched by hand where this machine has no network",
-        do=f"give the file: vecstore demo --medmnist {stem}.npz, or put it at {cached}",
-    )
-    if offline() or stem.split("_")[0] not in PUBLISHED_RESNET18:
-        raise missing
-    import urllib.error
+    try:
+        if offline():
+            raise OSError("downloads are forbidden by VECSTORE_OFFLINE or HF_HUB_OFFLINE")
+        make_folder(cached.parent)
+        _download(url, cached, progress)
+    except OSError as error:  # urllib's own errors are of this kind
+        raise WeightsMissing(
+            f"{name}: no such file, and it can't be downloaded now: {getattr(error, 'reason', error)}",
+            expected=f"{url}, fetched by hand where this machine has no network",
+            do=f"give the file: vecstore demo --medmnist {stem}.npz, or put it at {cached}",
+        ) from error
+    return cached
+
+
+def _download(url: str, path: Path, progress: Progress) -> None:
+    """Fetch a file whole or not at all; what, how large and where to is said first."""
     import urllib.request
 
-    make_folder(cached.parent)
-    partial = cached.with_suffix(f".part-{os.getpid()}")
+    partial = path.with_suffix(f".part-{os.getpid()}")
     try:
         with urllib.request.urlopen(url, timeout=10) as answer, partial.open("wb") as file:
+            length = int(answer.headers.get("Content-Length") or 0)
+            progress.say(f"downloading {url} ({length / 1e6:.1f} MB) to {path}")
             shutil.copyfileobj(answer, file)
-        partial.rename(cached)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+            if length and file.tell() != length:
+                raise OSError(f"{file.tell()} of {length} bytes came")
+        partial.rename(path)
+    finally:
         partial.unlink(missing_ok=True)
-        raise missing from error
-    return cached

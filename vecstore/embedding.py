@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +22,11 @@ import numpy as np
 from vecstore.decode import base as decode
 from vecstore.encoders.base import Encoder
 from vecstore.errors import NotAPicture, PictureError
-from vecstore.records import DecodeRule, FloatArray, Raw, UInt8Array, Value
+from vecstore.records import DecodeRule, FloatArray, Raw, UInt8Array, Value, batched
 from vecstore.sources import open_source
 
+_TOGETHER = 4096
+"""New pictures that share one pipeline."""
 _opened = 0
 _opened_lock = threading.Lock()
 
@@ -69,9 +72,13 @@ class Shot:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a job: shots, or a failure, or neither (passed over, or unchanged)."""
+    """What became of a job: shots, or a failure, or neither (passed over, or unchanged).
+
+    `opened_ns` is the time just before its bytes were read.
+    """
 
     job: Job
+    opened_ns: int = 0
     sha256: bytes | None = None
     shots: list[Shot] = field(default_factory=list)
     stage: str = ""
@@ -108,11 +115,10 @@ class Pipeline:
         self._rule = rule
         self._lacking = lacking or (lambda _: range(len(encoders)))
         self._thumbnails = thumbnails
-        self._workers = (
-            workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-        )
+        self._workers = workers or _processors()
+        # Changed only in the caller's thread and in the order of the jobs, so that a content is encoded
+        # with the first picture that has it, whichever thread was faster.
         self._claimed: set[tuple[int, bytes]] = set()
-        self._claims = threading.Lock()
         self._waiting: list[list[tuple[bytes, UInt8Array]]] = [[] for _ in encoders]
         self._done: list[list[tuple[list[bytes], FloatArray]]] = [[] for _ in encoders]
 
@@ -131,9 +137,7 @@ class Pipeline:
                     if not flying:
                         return
                     outcome = flying.popleft().result()
-                    for position, content, prepared in outcome.prepared:
-                        self._waiting[position].append((content, prepared))
-                    outcome.prepared.clear()
+                    self._claim(outcome)
                     for position, encoder in enumerate(self._encoders):
                         while len(self._waiting[position]) >= encoder.batch_size:
                             self._encode(position, encoder.batch_size)
@@ -141,6 +145,14 @@ class Pipeline:
             finally:
                 for future in flying:
                     future.cancel()
+
+    def _claim(self, outcome: Outcome) -> None:
+        """Queue a picture for the encoders that nobody before it was queued for; none of a file that failed."""
+        for position, content, prepared in () if outcome.reason else outcome.prepared:
+            if (position, content) not in self._claimed:
+                self._claimed.add((position, content))
+                self._waiting[position].append((content, prepared))
+        outcome.prepared.clear()
 
     def flush(self) -> list[tuple[list[bytes], FloatArray]]:
         """Vectors since the last flush: per encoder the content hashes and a float32 ndarray of shape (n, dim).
@@ -160,9 +172,8 @@ class Pipeline:
 
     def release(self, flushed: Sequence[tuple[list[bytes], FloatArray]]) -> None:
         """Forget claims on contents that are in the store by now; `lacking` knows them."""
-        with self._claims:
-            for position, (hashes, _) in enumerate(flushed):
-                self._claimed.difference_update((position, content) for content in hashes)
+        for position, (hashes, _) in enumerate(flushed):
+            self._claimed.difference_update((position, content) for content in hashes)
 
     def _encode(self, position: int, count: int) -> None:
         batch, self._waiting[position] = self._waiting[position][:count], self._waiting[position][count:]
@@ -172,7 +183,7 @@ class Pipeline:
     def _open(self, job: Job) -> Outcome:
         """Everything before the encoder, in a worker thread."""
         global _opened
-        outcome = Outcome(job)
+        outcome = Outcome(job, time.time_ns())
         with _opened_lock:
             _opened += 1
         try:
@@ -207,11 +218,9 @@ class Pipeline:
         decoder: str,
         metadata: Mapping[str, Value],
     ) -> None:
-        with self._claims:
-            wanted = [i for i in self._lacking(content) if (i, content) not in self._claimed]
-            self._claimed.update((i, content) for i in wanted)
-        for position in wanted:
-            outcome.prepared.append((position, content, self._encoders[position].prepare(picture)))
+        for position in self._lacking(content):
+            if (position, content) not in self._claimed:
+                outcome.prepared.append((position, content, self._encoders[position].prepare(picture)))
         height, width = picture.shape[:2]
         thumbnail = decode.thumbnail(picture) if self._thumbnails else None
         outcome.shots.append(Shot(locator, content, width, height, decoder, metadata, thumbnail))
@@ -241,19 +250,15 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
     ArchiveError
         A path is not there.
     """
-    for path in paths:
-        source = open_source(path)
+    for chunk in batched(_named_jobs(paths), _TOGETHER):
         pipeline = Pipeline([encoder], rule)
         found: list[tuple[str, Shot | None, str]] = []
-        for outcome in pipeline.outcomes(Job(raw) for raw in source.list()):
-            single = len(found) == 0 and outcome.job.raw.locator == Path(path).name
-            prefix = "" if single else f"{os.fspath(path)}/"
-            for shot in outcome.shots:
-                name = os.fspath(path) if single else prefix + shot.locator
-                found.append((name, shot, ""))
-            if outcome.reason or (outcome.passed_over and single):
-                name = os.fspath(path) if single else prefix + outcome.job.raw.locator
+        outcomes = pipeline.outcomes(job for _, _, job in chunk)
+        for (name, alone, job), outcome in zip(chunk, outcomes, strict=True):
+            if outcome.reason or (outcome.passed_over and alone):
                 found.append((name, None, outcome.reason or "not a picture"))
+                continue
+            found += [(name + shot.locator[len(job.raw.locator) :], shot, "") for shot in outcome.shots]
         ((hashes, vectors),) = pipeline.flush()
         by_hash = dict(zip(hashes, vectors, strict=True))
         for name, taken, reason in found:
@@ -263,6 +268,20 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
             vector = by_hash[taken.hash]
             good = bool(np.isfinite(vector).all())
             yield NewPicture(name, taken.hash, vector if good else None, taken.thumbnail, "" if good else NOT_FINITE)
+
+
+def _named_jobs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, bool, Job]]:
+    """Entries of several archives: how the caller names each, whether it was given by itself, and its job."""
+    for path in paths:
+        source = open_source(path)
+        alone = source.kind == "file"
+        for raw in source.list():
+            yield os.fspath(path) if alone else str(Path(path) / raw.locator), alone, Job(raw)
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
 NOT_FINITE = "the encoder's vector is not finite or has no length"

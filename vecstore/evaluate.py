@@ -40,24 +40,27 @@ def evaluate(store: Store, task: str, *, model: int | None = None) -> Probe:
     record = probe.record
     group = record.group_column or "none"
     data = dataset(
-        store, probe.model.task, space=space_of(store, probe), group=group, classes=record.classes, min_groups=0
+        store,
+        probe.model.task,
+        space=space_of(store, probe),
+        group=group,
+        classes=record.classes,
+        only=probe.items,
     )
-    kept = np.isin(data.items, probe.items)
     if record.part == "test":
-        kept &= data.test
-        probabilities = probe.predict_proba(data.vectors(kept))
+        probabilities = probe.predict_proba(data.vectors())
     else:
-        order = {int(item): row for row, item in enumerate(probe.items)}
-        probabilities = probe.probabilities[[order[int(item)] for item in data.items[kept]]]
-    notes = [] if kept.sum() == record.n else [f"{record.n - int(kept.sum())} items of the training record are gone"]
+        probabilities = probe.probabilities[np.searchsorted(probe.items, data.items)]
+    gone = record.n - len(data)
+    notes = [f"{gone} items of the training record are gone"] if gone else []
     scores = metrics.evaluate(
-        data.y[kept], probabilities, record.classes, probe.model.task.kind, data.groups[kept], seed=record.seed
+        data.y, probabilities, record.classes, probe.model.task.kind, data.groups, seed=record.seed
     )
     fresh = dataclasses.replace(
         record,
-        counts=class_counts(data, kept),
+        counts=class_counts(data),
         **scored(scores),
         notes=[*record.notes, *notes],
         pixels_read=pictures_opened() - opened,
     )
-    return Probe(fresh, probe.estimator, probe.model, data.items[kept], data.y[kept], probabilities)
+    return Probe(fresh, probe.estimator, probe.model, data.items, data.y, probabilities)

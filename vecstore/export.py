@@ -38,13 +38,19 @@ def export(
     Raises
     ------
     UsageError
-        Another ending.
+        Another ending, or no folder to write to.
     NotFound, PredicateRefused, DiskFull, NotWritable
     """
     target = Path(path)
     if target.suffix.lower() not in (".parquet", ".npz"):
         raise UsageError(
             f"{target}: unknown format", expected="a name ending in .parquet or .npz", do="rename the output"
+        )
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(
+            f"{target}: " + ("a folder has this name" if target.is_dir() else "its folder does not exist"),
+            expected="a file in a folder that is there",
+            do="choose another output",
         )
     chosen = store.refresh().space(space)
     items = store.items(where)
@@ -55,7 +61,7 @@ def export(
     sources, locators = ([values[i] for i in keep.tolist()] for values in (items.sources, items.locators))
     if target.suffix.lower() == ".npz":
         arrays = {"item_id": ids, "source": np.array(sources), "locator": np.array(locators), "vector": vectors}
-        write_file(target, lambda file: np.savez(_Seekless(file), allow_pickle=False, **arrays))
+        write_file(target, lambda file: np.savez(_Seekless(file), **arrays))
     else:
         rows = store.metadata(ids.tolist())
         columns: dict[str, list[Any]] = {"source": sources, "locator": locators}

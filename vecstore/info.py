@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from vecstore.store import Store
@@ -37,10 +40,12 @@ def info(store: Store) -> dict[str, Any]:
     tasks = []
     for task in store.tasks():
         labels = store.labels(task)
-        counts = {name: sum(label.name == name and label.value > 0 for label in labels) for name in task.classes}
+        held = Counter(label.name for label in labels if label.value > 0)
+        counts = {name: held[name] for name in task.classes}
         tasks.append(
             {"name": task.name, "kind": task.kind, "items": len({label.item for label in labels}), "classes": counts}
         )
+    per_source = Counter(items.sources)
     kinds = dict(store.rows("SELECT name, kind FROM sources ORDER BY name"))
     return {
         "format": store.catalog.meta["format"],
@@ -49,9 +54,9 @@ def info(store: Store) -> dict[str, Any]:
         "items": len(items),
         "contents": len(set(items.contents.tolist())),
         "failures": len(store.failures()),
-        "bytes": sum(entry.stat().st_size for entry in store.path.rglob("*") if entry.is_file()),
+        "bytes": _size(store.path),
         "decode_rule": json.loads(store.catalog.meta["decode_rule"]),
-        "sources": [{"name": name, "kind": kind, "items": items.sources.count(name)} for name, kind in kinds.items()],
+        "sources": [{"name": name, "kind": kind, "items": per_source[name]} for name, kind in kinds.items()],
         "spaces": spaces,
         "tasks": tasks,
         "models": [
@@ -69,3 +74,12 @@ def info(store: Store) -> dict[str, Any]:
         ],
         "columns": [{"name": name, "type": kind} for name, kind in store.columns().items()],
     }
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder, while others may be writing there."""
+    total = 0
+    for entry in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a temporary file that got its final name since
+            total += entry.stat().st_size if entry.is_file() else 0
+    return total

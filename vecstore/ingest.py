@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -15,7 +18,8 @@ import numpy as np
 from vecstore.embedding import NOT_FINITE, Job, Outcome, Pipeline
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
-from vecstore.errors import Ambiguous, ArchiveError, UsageError
+from vecstore.errors import Ambiguous, ArchiveError, StoreError, UsageError, VecstoreError
+from vecstore.files import locator_part
 from vecstore.labelling import import_source_labels
 from vecstore.records import BoolArray, DecodeRule, IntArray, Progress, Raw, Silent, Value, batched
 from vecstore.sources import open_source
@@ -32,7 +36,7 @@ from vecstore.store.append import (
     known_items,
     sample_items,
 )
-from vecstore.store.columns import fit
+from vecstore.store.columns import RESERVED_COLUMNS, fit
 
 COMMIT_PICTURES = 4096
 COMMIT_SECONDS = 30.0
@@ -139,23 +143,22 @@ def ingest(
     Raises
     ------
     ArchiveError
-        Nothing there, no pictures, or other files than this source name stands for.
+        Nothing there, not one picture, or other files than this source name stands for.
     EncoderError, StoreError, UsageError
         The store is as it was, or as the last commit left it.
     """
     started = time.monotonic()
     progress = progress or Silent()
     names = [encoder] if isinstance(encoder, str) else list(dict.fromkeys(encoder))
-    if len(names) != 1 and (space or weights):
-        raise UsageError(
-            "--space and --weights belong to one encoder", "one --encoder with them", "run once per encoder"
-        )
+    _check_arguments(names, space, weights, frames, retry)
     archive_source = open_source(archive, kind=kind, path_column=path_column)
-    listing = archive_source.list()
+    listing = _outside(archive_source, archive, store.path if isinstance(store, Store) else store)
     first = next(listing, None)
     if first is None:
         raise ArchiveError(f"{archive}: there are no files in it", expected="pictures", do="check the path")
-    encoders = [open_encoder(name, weights=weights, device=device) for name in names]
+    opened_encoders = [open_encoder(name, weights=weights, device=device) for name in names]
+    # Two names of one encoder are one space.
+    encoders = list({encoder.passport.fingerprint: encoder for encoder in opened_encoders}.values())
     opened = not isinstance(store, Store)
     handle = store if isinstance(store, Store) else _open_or_create(store, frames)
     try:
@@ -170,22 +173,83 @@ def ingest(
         )
         run.check_archive(archive)
         run.all(chain([first], listing))
+        result = run.result
+        tried = result.present + result.failed + result.failed_before
+        if result.passed_over and not tried and not count_items(handle, result.source):
+            raise ArchiveError(
+                f"{archive}: none of its {result.passed_over} files is a picture",
+                expected="JPEG, PNG, TIFF, DICOM or other pictures",
+                do="check the path",
+            )
         table = archive_source.labels()
-        if table is not None and run.result.failed == 0:
-            run.result.task = import_source_labels(handle, run.result.source, table)
+        if table is not None and result.failed == 0:
+            result.task = import_source_labels(handle, result.source, table)
         handle.sweep()
-        run.result.commit = handle.commit
-        run.result.seconds = round(time.monotonic() - started, 3)
-        return run.result
+        result.commit = handle.commit
+        result.seconds = round(time.monotonic() - started, 3)
+        return result
     finally:
         if opened:
             handle.close()
 
 
+def _check_arguments(names: Sequence[str], space: str | None, weights: object, frames: str | None, retry: str) -> None:
+    """Refuse a wrong call before anything is opened or made."""
+    if not names:
+        raise UsageError("no encoder is named", "at least one", "leave it away for the bundled one")
+    if len(names) != 1 and (space or weights):
+        raise UsageError(
+            "--space and --weights belong to one encoder", "one --encoder with them", "run once per encoder"
+        )
+    for name, value, allowed in (("frames", frames, ("first", "all")), ("retry", retry, ("no", "also", "only"))):
+        if value is not None and value not in allowed:
+            raise UsageError(f"{name} = {value!r}", f"one of: {', '.join(allowed)}")
+
+
+def _outside(source: Source, archive: str | os.PathLike[str], store: str | os.PathLike[str]) -> Iterator[Raw]:
+    """The listing without the store's own files, where the store lies in the archive."""
+    inside = Path(os.path.relpath(os.path.realpath(store), os.path.realpath(archive))).parts
+    if not inside:
+        raise UsageError(f"{archive}: archive and store are one folder", "two", "give the store another path")
+    if inside[0] == ".." or not Path(archive).is_dir():
+        return source.list()
+    prefix = "/".join(locator_part(part) for part in inside) + "/"
+    return (raw for raw in source.list() if not raw.locator.startswith(prefix))
+
+
 def _open_or_create(path: str | os.PathLike[str], frames: Literal["first", "all"] | None) -> Store:
-    if (Path(path) / "catalog.sqlite").is_file() and (Path(path) / "catalog.sqlite").stat().st_size:
-        return Store(path)
-    return Store.create(path, DecodeRule(frames=frames or "first"))
+    catalog = Path(path) / "catalog.sqlite"
+    if not (catalog.is_file() and catalog.stat().st_size):
+        try:
+            return Store.create(path, DecodeRule(frames=frames or "first"))
+        except StoreError:
+            if not (catalog.is_file() and catalog.stat().st_size):  # else another process was first
+                raise
+    return Store(path)
+
+
+class _Count:
+    """Counts a listing in the background, so that a progress bar can say how much is left."""
+
+    def __init__(self, source: Source) -> None:
+        self.total: int | None = None
+        self._source, self._stopped = source, False
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def _count(self) -> None:
+        number = 0
+        with suppress(VecstoreError):  # the run itself meets it too, and says so
+            for _ in self._source.list():
+                number += 1
+                if self._stopped:
+                    return
+            self.total = number
+
+    def stop(self) -> None:
+        """No longer needed."""
+        self._stopped = True
+        self._thread.join()
 
 
 class _Run:
@@ -204,7 +268,7 @@ class _Run:
         progress: Progress,
     ) -> None:
         self.store, self.source, self.encoders = store, source, encoders
-        self.name = name or source.name
+        self.name = _known_name(store, unicodedata.normalize("NFC", name or source.name))
         self.space_name = space
         self.retry, self.verify_content, self.progress = retry, verify_content, progress
         self.result = IngestResult(self.name)
@@ -217,6 +281,11 @@ class _Run:
         self._present_before = count_items(store, self.name)
         self._listed_before = 0
         self._broken: dict[tuple[int, bytes], str] = {}
+        self._pending: dict[str, tuple[str, ...]] = {}
+        """Files that were handed to the pipeline and are not committed yet, with their known items."""
+        self._booked: list[str] = []
+        self._told: dict[int, tuple[str, Mapping[str, Value]]] = {}
+        """What the source newly says about known items: item id to locator and metadata."""
 
     def check_archive(self, archive: str | os.PathLike[str]) -> None:
         """Refuse other files under a known source name; a moved archive is recognised by its bytes."""
@@ -262,17 +331,28 @@ class _Run:
             self._shards_seen.append(set())
         self.result.spaces = [space.name for space in self.spaces]
         self._learn()
-        since = time.monotonic()
+        count = None if isinstance(self.progress, Silent) or self.source.kind == "tar" else _Count(self.source)
         self.progress.begin("pictures", None)
+        try:
+            self._go_through(listing, count)
+        finally:
+            self.progress.end()
+            if count is not None:
+                count.stop()
+        self.result.gone = max(0, self._present_before - self._listed_before)
+
+    def _go_through(self, listing: Iterator[Raw], count: _Count | None) -> None:
+        since = time.monotonic()
         for outcome in self.pipeline.outcomes(self._jobs(listing)):
             self._book(outcome)
+            if count is not None and count.total is not None:
+                self.progress.begin("pictures", count.total)
+                count = None
             waiting = len(self.batch.pictures) + len(self.batch.refusals) + len(self.batch.touched)
             if waiting >= COMMIT_PICTURES or time.monotonic() - since > COMMIT_SECONDS:
                 self._commit()
                 since = time.monotonic()
         self._commit()
-        self.progress.end()
-        self.result.gone = max(0, self._present_before - self._listed_before)
 
     def _space(self, name: str, encoder: Encoder) -> Space:
         """The encoder's space; a taken default name gets the start of the fingerprint behind it."""
@@ -286,38 +366,62 @@ class _Run:
 
     def _jobs(self, listing: Iterator[Raw]) -> Iterator[Job]:
         """What has to be opened; the rest is counted."""
-        seen: set[str] = set()
         for chunk in batched(listing, _LOOK_UP):
             known = known_items(self.store, self.name, [raw.locator for raw in chunk])
-            self._compare_metadata(chunk, known)
-            seen.clear()
+            seen: set[str] = set()
+            told: dict[int, tuple[str, Mapping[str, Value]]] = {}
             for raw in chunk:
-                if raw.locator in seen:
+                if raw.locator in seen or raw.locator in self._pending:
                     self.progress.say(f"{raw.locator}: listed twice; the first one counts")
                     continue
                 seen.add(raw.locator)
-                job = self._job(raw, known.get(raw.locator))
+                frames = self._frames(raw, known.get(raw.locator))
+                if raw.metadata:
+                    told |= {k.item: (locator, raw.metadata) for locator, k in frames.items()}
+                job = self._job(raw, frames)
                 if job is None:
                     self.progress.step()
                 else:
+                    self._pending[raw.locator] = tuple(frames)
                     yield job
+            self._compare_metadata(told)
+            if len(self._told) >= COMMIT_PICTURES:
+                self._commit()
 
-    def _job(self, raw: Raw, first: Known | None) -> Job | None:
-        frames = {raw.locator: first} if first else self._frames(raw.locator)
+    def _frames(self, raw: Raw, first: Known | None) -> dict[str, Known]:
+        """Known items of a file: one, or its frames where all frames are items.
+
+        Where both are known, because the file had one frame at one time and several at another, those
+        count that belong to the file as it was last seen.
+        """
+        single = {raw.locator: first} if first else {}
+        if self.store.rule.frames != "all" or (first and (first.size, first.mtime_ns) == (raw.size, raw.mtime_ns)):
+            return single
+        found: dict[str, Known] = {}
+        while True:
+            name = f"{raw.locator}#{len(found) + 1}"
+            known = known_items(self.store, self.name, [name]).get(name)
+            # A frame of other bytes is left from a time when the file had more of them.
+            if known is None or (found and known.file_sha256 != next(iter(found.values())).file_sha256):
+                return found or single
+            found[name] = known
+
+    def _job(self, raw: Raw, frames: Mapping[str, Known]) -> Job | None:
         if not frames:
             return None if self.retry == "only" else Job(raw)
         held = {locator: k for locator, k in frames.items() if k.content is not None}
         self._listed_before += len(held)
         asked = {None, *(space.id for space in self.spaces)}
-        failed = any(k.failed & asked for k in frames.values())
+        failed = sum(bool(k.failed & asked) for k in frames.values())
         same = all(
             (k.size, k.mtime_ns) == (raw.size, raw.mtime_ns) and raw.mtime_ns is not None for k in frames.values()
         )
         if self.retry == "only" and not failed:
             self.result.present += len(frames)
             return None
-        if same and failed and self.retry == "no":
-            self.result.failed_before += len(frames)
+        if same and failed and self.retry == "no" and not any(self._untried(k) for k in held.values()):
+            self.result.failed_before += failed
+            self.result.present += len(frames) - failed
             return None
         complete = not failed and all(self._complete(k.content) for k in held.values() if k.content is not None)
         if same and complete and not self.verify_content:
@@ -327,28 +431,30 @@ class _Run:
         sha256 = next((k.file_sha256 for k in held.values()), None)
         return Job(raw, sha256, hashes, complete)
 
-    def _frames(self, locator: str) -> dict[str, Known]:
-        """Known frames of a file of several, where all frames are items."""
-        found: dict[str, Known] = {}
-        while self.store.rule.frames == "all":
-            name = f"{locator}#{len(found) + 1}"
-            known = known_items(self.store, self.name, [name])
-            if not known:
-                break
-            found |= known
-        return found
+    def _untried(self, known: Known) -> bool:
+        """Whether an asked-for space lacks a picture without having failed on it."""
+        return any(
+            known.content is not None and not _contains(contents, known.content) and space.id not in known.failed
+            for space, contents in zip(self.spaces, self.embedded, strict=True)
+        )
 
-    def _compare_metadata(self, chunk: Sequence[Raw], known: Mapping[str, Known]) -> None:
+    def _compare_metadata(self, told: Mapping[int, tuple[str, Mapping[str, Value]]]) -> None:
         """A manifest may say something new of a picture that did not change."""
-        told = {known[raw.locator].item: raw.metadata for raw in chunk if raw.metadata and raw.locator in known}
         if not told:
             return
         types = {name.casefold(): (name, kind) for name, kind in self.store.columns().items()}
         current = self.store.metadata(told)
-        for item, metadata in told.items():
+        for item, (locator, metadata) in told.items():
             row = current.get(item, {})
-            if any(_differs(row, types, name, value) for name, value in metadata.items() if value is not None):
-                self.batch.described[item] = metadata
+            named = {self._column(name): value for name, value in metadata.items() if value is not None}
+            if any(_differs(row, types, name, value) for name, value in named.items()):
+                self._told[item] = (locator, metadata)
+
+    def _column(self, name: str) -> str:
+        """The column that a name of the source leads to: one that would collide with ours has the source in front."""
+        clean = name.strip()
+        ours = not clean or clean.casefold() in RESERVED_COLUMNS or clean.startswith("sqlite_")
+        return f"{self.name}_{clean or 'column'}" if ours else clean
 
     def _complete(self, content: int) -> bool:
         return all(_contains(known, content) for known in self.embedded)
@@ -374,19 +480,23 @@ class _Run:
         raw, batch = outcome.job.raw, self.batch
         self.progress.step()
         mtime_ns = raw.mtime_ns
-        if mtime_ns is not None and abs(time.time_ns() - mtime_ns) < _RACY_NS:
+        items = self._pending.get(raw.locator, ())
+        self._booked.append(raw.locator)
+        if mtime_ns is not None and abs(outcome.opened_ns - mtime_ns) < _RACY_NS:
             mtime_ns = None  # no time equals none: the next scan will hash the file
-        if outcome.passed_over:
+        reason = outcome.reason or ("no longer a picture" if outcome.passed_over and items else "")
+        if reason:
+            stage = outcome.stage
+            batch.refusals += [Refusal(name, raw.size, mtime_ns, stage, reason) for name in items or (raw.locator,)]
+            self.progress.say(f"{raw.locator}: {reason}")
+        elif outcome.passed_over:
             self.result.passed_over += 1
         elif outcome.unchanged:
-            items = known_items(self.store, self.name, list(outcome.job.known_hashes))
-            self.result.present += len(items)
+            known = known_items(self.store, self.name, list(outcome.job.known_hashes))
+            self.result.present += len(known)
             batch.touched += [
-                (k.item, raw.size, mtime_ns) for k in items.values() if (k.size, k.mtime_ns) != (raw.size, mtime_ns)
+                (k.item, raw.size, mtime_ns) for k in known.values() if (k.size, k.mtime_ns) != (raw.size, mtime_ns)
             ]
-        elif outcome.reason:
-            batch.refusals.append(Refusal(raw.locator, raw.size, mtime_ns, outcome.stage, outcome.reason))
-            self.progress.say(f"{raw.locator}: {outcome.reason}")
         for shot in () if outcome.reason else outcome.shots:
             metadata: dict[str, Value] = {**shot.metadata, **raw.metadata}
             if patient := shot.metadata.get("PatientID"):
@@ -410,6 +520,9 @@ class _Run:
     def _commit(self) -> None:
         """Encode what is still waiting, leave out what others committed meanwhile, and commit."""
         batch, self.batch = self.batch, Batch(self.name, self.source.kind)
+        told, self._told = self._told, {}
+        fresh = {picture.locator for picture in batch.pictures}
+        batch.described = {item: values for item, (locator, values) in told.items() if locator not in fresh}
         vectors = self.pipeline.flush()
         self._learn()
         for position, (hashes, matrix) in enumerate(vectors):
@@ -428,6 +541,9 @@ class _Run:
                 if reason := self._broken.get((position, picture.hash)):
                     size, mtime_ns = picture.size, picture.mtime_ns
                     batch.refusals.append(Refusal(picture.locator, size, mtime_ns, "encode", reason, space.id))
+        for locator in self._booked:
+            self._pending.pop(locator, None)
+        self._booked.clear()
         held = [len(hashes) for hashes, _ in batch.vectors.values()]
         if not (batch.pictures or batch.refusals or batch.touched or batch.described or any(held)):
             return
@@ -439,8 +555,14 @@ class _Run:
         self.pipeline.release(vectors)
         self.result.added += counts["added"]
         self.result.present += len(batch.pictures) - counts["added"]
-        self.result.failed += counts["failed"]
+        self.result.failed += len({refusal.locator for refusal in batch.refusals})
         self.result.embedded += counts["embedded"]
+
+
+def _known_name(store: Store, name: str) -> str:
+    """A source's name as the store writes it; letter case is ignored, as in the keys of its items."""
+    names = [known for (known,) in store.rows("SELECT name FROM sources ORDER BY id")]
+    return next((known for known in names if known.casefold() == name.casefold()), name)
 
 
 def _contains(ascending: IntArray, value: int) -> bool:

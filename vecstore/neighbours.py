@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecstore.errors import DiskFull, NotWritable, StoreDamaged
+from vecstore.errors import DiskFull, NotWritable
 from vecstore.index.base import Index, IndexUnusable, merge
 from vecstore.index.kinds import KINDS, open_index
-from vecstore.records import FloatArray, IntArray
+from vecstore.records import BoolArray, FloatArray, IntArray
 from vecstore.store import Items, Space, Store
 
 _TAIL_SHARE = 0.1
@@ -48,6 +48,15 @@ class Searcher:
     contents: IntArray
     exact: bool
 
+    def candidates(self, allowed: IntArray | None = None, excluded: Sequence[int] = ()) -> BoolArray:
+        """Which of `items` may be found: those with a vector, allowed and not excluded."""
+        rows = np.isin(self.items.contents, self.contents)
+        if allowed is not None:
+            rows &= np.isin(self.items.ids, allowed)
+        if len(excluded):
+            rows &= ~np.isin(self.items.ids, np.asarray(excluded, np.int64))
+        return rows
+
     def find(
         self,
         query: FloatArray,
@@ -72,11 +81,7 @@ class Searcher:
         list of Neighbour
             By score, the highest first; equal scores by item id. `k` of them where as many exist.
         """
-        candidates = np.isin(self.items.contents, self.contents)
-        if allowed is not None:
-            candidates &= np.isin(self.items.ids, allowed)
-        if len(excluded):
-            candidates &= ~np.isin(self.items.ids, np.asarray(excluded, np.int64))
+        candidates = self.candidates(allowed, excluded)
         whole = bool(candidates.all()) and len(np.unique(self.items.contents)) == len(self.contents)
         ids, contents = self.items.ids[candidates], self.items.contents[candidates]
         of_content: dict[int, list[int]] = defaultdict(list)
@@ -131,6 +136,6 @@ def searcher(store: Store, space: Space) -> Searcher:
     if not parts:
         parts = [KINDS["exact"].build(contents, _unit(store.vectors(space, contents)))]
         if not store.fixed and store.catalog.writable:
-            with suppress(NotWritable, DiskFull, StoreDamaged):
+            with suppress(NotWritable, DiskFull, OSError):  # a cache: losing it loses time
                 parts[0].save(folder, {"fingerprint": fingerprint, "shards": names, "commit": store.commit})
     return Searcher(items, parts, contents, all(part.kind == "exact" for part in parts))

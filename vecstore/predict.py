@@ -11,6 +11,7 @@ import numpy as np
 from vecstore.embedding import embed_new
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
+from vecstore.errors import UsageError
 from vecstore.records import DoubleArray
 from vecstore.store import Store
 from vecstore.trained import Probe, load, space_of
@@ -46,7 +47,7 @@ class Prediction:
 def predict(
     store: Store,
     probe: Probe | str,
-    images: Sequence[str | os.PathLike[str]] | None = None,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     *,
     where: str | None = None,
     model: int | None = None,
@@ -61,7 +62,7 @@ def predict(
     store : Store
     probe : Probe or str
         A trained probe, or the name of its task (its newest model).
-    images : sequence of path, optional
+    images : path or sequence of path, optional
         New pictures, folders or archives of them; without them, every item of the store.
     where : str, optional
         Which items of the store.
@@ -78,13 +79,16 @@ def predict(
     ------
     SpaceMismatch
         The encoder's fingerprint is not the probe's.
-    NotFound, ArchiveError, PredicateRefused
+    NotFound, UsageError, ArchiveError, PredicateRefused
     """
     chosen = load(store, probe, model) if isinstance(probe, str) else probe
-    if images:
+    if images is not None:
+        if where is not None:
+            raise UsageError("--where chooses items of the store", "no new pictures with it", "leave one of them away")
+        paths = [images] if isinstance(images, (str, os.PathLike)) else images
         opened = open_encoder(encoder or chosen.record.encoder, weights=weights, device=device)
         chosen.check(opened.passport.fingerprint, f"the encoder {opened.passport.encoder}")
-        return _new(store, chosen, opened, images)
+        return _new(store, chosen, opened, paths)
     return _stored(store, chosen, where)
 
 
@@ -95,7 +99,9 @@ def _new(
         if picture.vector is None:
             yield Prediction(picture.name, None, "", {}, picture.reason)
         else:
-            row = probe.predict_proba(picture.vector[None])[0]
+            # As a shard holds it: a picture that is also in the store gets the prediction it has there.
+            vector = picture.vector.astype(np.float16).astype(np.float32)
+            row = probe.predict_proba(vector[None])[0]
             yield _prediction(picture.name, None, probe, row)
 
 

@@ -202,7 +202,7 @@ class Progress(Protocol):
     """Who is told how long work is going. The command line shows a bar; a library call is silent."""
 
     def begin(self, what: str, total: int | None) -> None:
-        """Start counting `what`, up to `total` where that is known."""
+        """Start counting `what`, up to `total` where that is known; called again, only the total is news."""
 
     def step(self, n: int = 1) -> None:
         """Count `n` more."""

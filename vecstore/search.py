@@ -12,7 +12,7 @@ import numpy as np
 from vecstore.dataset import group_codes
 from vecstore.embedding import embed_new, pictures_opened
 from vecstore.encoders import open_encoder
-from vecstore.errors import DataError, NotFound, PictureError, SpaceMismatch, UsageError
+from vecstore.errors import Ambiguous, DataError, NotFound, PictureError, SpaceMismatch, UsageError
 from vecstore.neighbours import Neighbour, searcher
 from vecstore.records import FloatArray, Hit, IntArray
 from vecstore.store import Items, Space, Store
@@ -115,7 +115,7 @@ def search(
 
     Raises
     ------
-    NotFound, UsageError, PredicateRefused, PictureError, SpaceMismatch
+    NotFound, Ambiguous, UsageError, DataError, PredicateRefused, PictureError, SpaceMismatch
     """
     if (query is None) == (text is None):
         raise UsageError("a search needs one query", expected="an item id, a picture, a vector file, or --text")
@@ -133,7 +133,6 @@ def search(
         asked = _resolve(store, chosen, items, query, encoder, weights, device)
     column, own = _own(store, items, asked.own, group, include_own)
     found = engine.find(asked.vector, k, allowed, own)
-    searched = len(items) if allowed is None else len(allowed)
     if len(found) < k:
         notes.append(f"{len(found)} of {k}: no more items fit")
     thumbnail = asked.thumbnail
@@ -150,7 +149,7 @@ def search(
         column,
         len(own),
         store.commit,
-        searched,
+        int(engine.candidates(allowed, own).sum()),
         engine.exact,
         pictures_opened() - opened,
         notes,
@@ -184,25 +183,44 @@ def _resolve(
     if isinstance(query, np.ndarray):
         return _Query("a vector", "vector", _unit(query, space), [])
     if isinstance(query, (int, np.integer)) or (
-        isinstance(query, str) and query.isdigit() and not Path(query).exists()
+        isinstance(query, str) and query.isascii() and query.isdigit() and not _is_file(Path(query))
     ):
         return _by_item(store, space, items, int(query))
     path = Path(str(query))
-    if path.is_file():
+    if _is_file(path):
         if path.suffix.lower() == ".npy":
-            return _Query(path.name, "vector", _unit(np.load(path, allow_pickle=False), space), [])
+            return _Query(path.name, "vector", _unit(_loaded(path), space), [])
         return _by_picture(store, space, items, path, encoder, weights, device)
     rows = [row for row, locator in enumerate(items.locators) if locator == str(query)]
     if len(rows) == 1:
         return _by_item(store, space, items, int(items.ids[rows[0]]))
     if rows:
         told = ", ".join(f"{items.ids[row]} ({items.sources[row]})" for row in rows[:5])
-        raise NotFound(f"{query!s} is in {len(rows)} sources: {told}", expected="one item", do="give the item id")
+        raise Ambiguous(f"{query!s} is in {len(rows)} sources: {told}", expected="one item", do="give the item id")
     raise NotFound(
         f"{query!s}: no such file, and no item with this locator or id",
         expected="a picture, a .npy file, an item id or a locator",
         do=f"see: vecstore info {store.path}",
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; what no file system could have as a name is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _loaded(path: Path) -> FloatArray:
+    """The array in a `.npy` file, which is not trusted to be one."""
+    try:
+        array: FloatArray = np.asarray(np.load(path, allow_pickle=False), np.float64)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UsageError(
+            f"{path}: {error}", expected="a .npy file with one vector", do="write it with numpy.save"
+        ) from error
+    return array
 
 
 def _by_item(store: Store, space: Space, items: Items, item: int) -> _Query:
@@ -235,7 +253,9 @@ def _by_picture(
             f"{path}: {picture.reason if picture else 'no picture in it'}", expected="a picture", do="try another file"
         )
     own = items.ids[np.isin(items.contents, store.contents_of([picture.hash]))].tolist()
-    return _Query(str(path), "picture", picture.vector, own, picture.thumbnail)
+    # As a shard holds it: a picture of the store finds what its item finds.
+    vector = picture.vector.astype(np.float16).astype(np.float32)
+    return _Query(str(path), "picture", vector, own, picture.thumbnail)
 
 
 def _by_text(
@@ -257,12 +277,12 @@ def _check_fingerprint(space: Space, fingerprint: bytes, name: str) -> None:
 
 
 def _unit(vector: FloatArray, space: Space) -> FloatArray:
+    shape = np.shape(vector)
     flat = np.asarray(vector, np.float64).reshape(-1)
     length = float(np.linalg.norm(flat)) if np.isfinite(flat).all() else 0.0
-    if flat.shape != (space.dim,) or length == 0.0:
+    if shape not in ((space.dim,), (1, space.dim)) or length == 0.0:
         raise SpaceMismatch(
-            f"the query vector has shape {np.asarray(vector).shape}"
-            + ("" if length else ", and is not finite or has no length"),
+            f"the query vector has shape {shape}" + ("" if length else ", and is not finite or has no length"),
             expected=f"({space.dim},), finite: the space {space.name}",
             do="make it with the space's encoder",
         )

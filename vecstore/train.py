@@ -10,7 +10,7 @@ import numpy as np
 
 from vecstore.dataset import MIN_GROUPS, Dataset, class_counts, dataset
 from vecstore.embedding import pictures_opened
-from vecstore.errors import DataError
+from vecstore.errors import DataError, NotWritable
 from vecstore.probes import make
 from vecstore.probes.metrics import evaluate
 from vecstore.probes.splits import grouped_folds
@@ -66,8 +66,16 @@ def train(
     Raises
     ------
     NotFound, Ambiguous, DataError, PredicateRefused
+    NotWritable
+        The store was opened at a commit.
     """
     progress = progress or Silent()
+    if store.fixed:
+        raise NotWritable(
+            f"{store.path} was opened at commit {store.commit}: a model could not be registered",
+            expected="the newest state",
+            do="open it without at=",
+        )
     opened = pictures_opened()
     started = time.perf_counter()
     data = dataset(store, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
@@ -76,15 +84,11 @@ def train(
         progress.say(note)
     development = ~data.test
     official = bool(data.test.any())
-    if not development.any():
-        raise DataError(
-            f"task {task!r}: no training items are left",
-            expected="items outside the test part",
-            do="check --split-column",
-        )
+    _check_learnable(data, development)
+    folds = int(grouped_folds(data.y[development], data.groups[development], seed=seed, names=data.classes).max()) + 1
     vectors = data.vectors(development)
     read = time.perf_counter()
-    nested = model != "knn" and not official and len(vectors) <= NESTED_ITEMS and _folds(data, development) > 2
+    nested = model != "knn" and not official and len(vectors) <= NESTED_ITEMS and folds > 2
     estimator: Any = make(model, seed=seed, **({"nested": True} if nested else {}))
     estimator.fit(vectors, data.y[development], groups=data.groups[development])
     fitted = time.perf_counter()
@@ -130,6 +134,29 @@ def train(
     return register(store, data.task, data.space, probe, data.items[rows], data.contents[rows], data.y[rows])
 
 
+def _check_learnable(data: Dataset, development: BoolArray) -> None:
+    """Refuse what no estimator can learn from, by the names of the classes."""
+    if not development.any():
+        raise DataError(
+            f"task {data.task.name!r}: no training items are left",
+            expected="items outside the test part",
+            do="check --split-column",
+        )
+    if data.y.ndim == 2 and len(data.classes) < 2:
+        raise DataError(
+            f"task {data.task.name!r}: only the label {data.classes[0]} is left",
+            expected="at least two labels in a multi-label task",
+            do="import its column as a task of its own, or lower --min-groups",
+        )
+    absent = [name for name, count in class_counts(data, development).items() if not count]
+    if absent:
+        raise DataError(
+            f"task {data.task.name!r}: no training item is of the class {', '.join(absent)}",
+            expected="some of every class outside the test part",
+            do="leave it out: --classes A,B",
+        )
+
+
 def _groups_line(data: Dataset) -> str:
     if data.group_column is None:
         return "groups: none known, every picture (and its identical copies) stands for itself; --group names a column"
@@ -146,7 +173,3 @@ def _parameters(estimator: Any) -> dict[str, Any]:
         name: value.item() if hasattr(value, "item") else value for name, value in found.items() if value is not None
     }
     return chosen | {"folds": int(np.max(estimator.folds_)) + 1}
-
-
-def _folds(data: Dataset, rows: BoolArray) -> int:
-    return int(grouped_folds(data.y[rows], data.groups[rows]).max()) + 1

@@ -203,16 +203,16 @@ def load(store: Store, task: str, model: int | None = None) -> Probe:
     Raises
     ------
     NotFound
-        The task has no model yet.
+        The task has no model yet, or none with this id.
     StoreDamaged
         Its files are not those that were registered.
     """
-    models = store.refresh().models(store.task(task).name if model is None else None)
+    models = store.refresh().models(store.task(task).name)
     chosen = [m for m in models if model is None or m.id == model]
     if not chosen:
         raise NotFound(
-            f"no model of task {task!r}" if model is None else f"no model {model}",
-            expected=f"one of: {', '.join(f'{m.id} ({m.task.name})' for m in models) or 'none yet'}",
+            f"no model {'' if model is None else f'{model} '}of task {task!r}",
+            expected=f"one of: {', '.join(str(m.id) for m in models) or 'none yet'}",
             do=f"train one: vecstore train {store.path} {task}",
         )
     return _load(store, chosen[-1])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
+import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,8 +78,14 @@ def command(function: F) -> F:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         from vecstore.errors import DiskFull, VecstoreError
 
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a file name may be no text: then it is shown escaped
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe is met in silence
         except VecstoreError as error:
             raise _stopped(str(error), error.exit_code) from error
         except KeyboardInterrupt as error:
@@ -85,12 +94,11 @@ def command(function: F) -> F:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
         except MemoryError as error:
-            raise _stopped("not enough memory", 1) from error
+            raise _stopped("not enough memory; close other programs, or use a machine with more", 1) from error
         except OSError as error:
-            if error.errno == 28:
-                raise _stopped(
-                    str(DiskFull("no space left on the device", do="free some space and run it again")), 1
-                ) from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                full = DiskFull("no space left on the device", do="free some space and run it again")
+                raise _stopped(str(full), full.exit_code) from error
             raise _stopped(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1) from error
 
     return wrapped  # type: ignore[return-value]
@@ -146,8 +154,22 @@ def split_commas(values: str | None) -> list[str]:
 
 
 def echo_json(value: Any) -> None:
-    """One line of JSON; NaN becomes null."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str, allow_nan=False))
+    """One line of JSON; what is not a finite number becomes null."""
+    ascii_only = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") != "utf8"
+    click.echo(json.dumps(_plain(value), ensure_ascii=ascii_only, default=str, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: NumPy's numbers and arrays as Python's, NaN and infinities as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def echo_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
@@ -158,12 +180,14 @@ def echo_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     numeric = [all(isinstance(row.get(name), (int, float)) or row.get(name) is None for row in rows) for name in names]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for line in [names, *cells]:
         text = "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
         )
-        click.echo(text.rstrip())
+        text = text.rstrip()
+        click.echo(f"{text[: room - 1]}…" if 0 < room < len(text) else text)
 
 
 def _cell(value: Any) -> str:
@@ -189,11 +213,14 @@ class Lines:
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         self._every = every_seconds
+        self._what, self._total, self._done = "", None, 0  # type: str, int | None, int
 
     def begin(self, what: str, total: int | None) -> None:
-        """Start counting."""
-        self._what, self._total, self._done = what, total, 0
-        self._start = self._last = time.monotonic()
+        """Start counting; again: the total is known now."""
+        self._total = total
+        if self._what != what:
+            self._what, self._done = what, 0
+            self._start = self._last = time.monotonic()
 
     def step(self, n: int = 1) -> None:
         """Count."""
@@ -214,14 +241,21 @@ class Lines:
         click.echo(text, err=True)
 
     def end(self) -> None:
-        """Nothing to clean up."""
+        """Ready for the next count."""
+        self._what = ""
 
 
 class Bar:
     """Progress as a bar with rate and time left, on a terminal's standard error."""
 
+    def __init__(self) -> None:
+        self._bar: Any = None
+
     def begin(self, what: str, total: int | None) -> None:
-        """Show the bar."""
+        """Show the bar; again: the total is known now."""
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+            return
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -239,6 +273,7 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=Console(stderr=True),
             transient=True,
         )
@@ -254,15 +289,16 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        bar = getattr(self, "_bar", None)
-        if bar is None:
+        if self._bar is None:
             click.echo(text, err=True)
         else:
-            bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         """Take the bar away."""
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 class Quiet(Lines):

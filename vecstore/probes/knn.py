@@ -224,9 +224,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     shares[i][:, inside[rows]] = _shares(votes, labels, ks, self.prior_).transpose(1, 2, 0)
         self.ks_, self.temperatures_ = np.array(ks), np.array(given)
         self.cv_auc_ = _auc(shares, self._truth, data)
-        best = (
-            (0, 0) if np.isnan(self.cv_auc_).all() else np.unravel_index(np.nanargmax(self.cv_auc_), self.cv_auc_.shape)
-        )
+        best = _smoothest_best(self.cv_auc_)
         self.temperature_ = float(given[best[0]])
         self.k_ = int(ks[best[1]]) if self.k is None else int(self.k)
         self.oof_ = self._as_probabilities(shares[best])
@@ -248,6 +246,13 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise DataError(f"temperature={self.temperature}", expected="more than 0", do="pass 0.1, or none")
         if self.components < 1:
             raise DataError(f"components={self.components}", expected="at least 1", do="pass 128")
+
+
+def _smoothest_best(auc: DoubleArray) -> tuple[int, int]:
+    """Where the table is highest; of equals the largest temperature and k, which is also the answer without any AUC."""
+    table = np.nan_to_num(auc, nan=0.0)
+    row, column = np.argwhere(table >= table.max() - 1e-9)[-1]
+    return int(row), int(column)
 
 
 def _whitening(X: npt.NDArray[Any], rule: str, components: int) -> tuple[DoubleArray, DoubleArray]:

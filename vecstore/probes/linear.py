@@ -16,7 +16,7 @@ from vecstore.probes.auc import weighted_auc
 from vecstore.probes.inputs import Training, checked_vectors, class_weights, training
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
-NEARLY_BEST = 1e-4  # of mean AUC: within it the stronger regularisation is taken
+NEARLY_BEST = 1e-4  # of mean AUC: among strengths within it the middle one is taken, safe from either extreme
 WIDENINGS = 3  # times that strengths are added where the best is at the edge
 
 
@@ -80,7 +80,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         strengths = self._checked_strengths()
         center, spread = self._scaling(data)
         plan = _Plan(data, self.nested, self.seed)
-        fitted = self._sweep(data, plan, strengths, center, spread)
+        by_class = class_weights(self.class_weight, data)
+        fitted = self._sweep(data, plan, by_class, strengths, center, spread)
         n_folds = plan.n_folds
         self.classes_ = data.classes
         self.kind_: TaskKind = data.kind
@@ -99,9 +100,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             rows = data.folds == fold
             margins[:, rows] = fitted.margins[fold, at][:, rows]
             if self.nested:
-                slope, offset = self._calibration(*fitted.held_out(data, plan.inner[fold], at), data)
+                slope, offset = self._calibration(*fitted.held_out(data, plan.inner[fold], at), data, by_class)
                 calibrated[:, rows] = slope[:, None] * margins[:, rows] + offset[:, None]
-        slope, offset = self._calibration(margins, np.arange(len(data.y)), data)
+        slope, offset = self._calibration(margins, np.arange(len(data.y)), data, by_class)
         if not self.nested:
             calibrated = slope[:, None] * margins + offset[:, None]
         full = plan.full
@@ -190,13 +191,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             features[start : start + 4096] = (data.X[start : start + 4096] - center) / spread
         sweep = Sweep(features)
         rule = self._loss(data.kind)
-        fitted = _solved(sweep, rule, data, plan, class_weights(self.class_weight, data), strengths)
+        fitted = _solved(sweep, rule, data, plan, by_class, strengths)
         folds = [(f, data.folds == f) for f in range(plan.n_folds)]
         for _ in range(WIDENINGS if self.strengths is None else 0):
             more = _beyond(fitted.strengths, _best(fitted.auc(data, folds), fitted.strengths))
             if not len(more):
                 break
-            fitted = fitted.joined(_solved(sweep, rule, data, plan, class_weights(self.class_weight, data), more))
+            fitted = fitted.joined(_solved(sweep, rule, data, plan, by_class, more))
         return fitted
 
 
@@ -303,10 +304,11 @@ def _solved(
 
 
 def _best(auc: DoubleArray, strengths: DoubleArray) -> int:
-    """The smallest C that is nearly best; where no AUC could be computed, the one nearest 1."""
+    """The middle one of the strengths that are nearly best; where no AUC could be computed, the one nearest 1."""
     if np.isnan(auc).all():
         return int(np.argmin(np.abs(np.log(strengths))))
-    return int(np.flatnonzero(auc >= np.nanmax(auc) - NEARLY_BEST)[0])
+    near = np.flatnonzero(auc >= np.nanmax(auc) - NEARLY_BEST)
+    return int(near[(len(near) - 1) // 2])
 
 
 def _beyond(strengths: DoubleArray, best: int) -> DoubleArray:

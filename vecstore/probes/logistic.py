@@ -38,7 +38,7 @@ class LogisticProbe(LinearProbe):
     coef_ : ndarray of shape (1 or n_classes, d), float64
     intercept_ : ndarray of shape (1 or n_classes,), float64
     C_ : float
-        The strength chosen: the smallest within 1e-4 of the best mean AUC.
+        The strength chosen: the middle one of those within 1e-4 of the best mean AUC.
     strengths_, cv_auc_ : ndarray of shape (n_strengths,), float64
         Values of C tried, ascending, and the mean over folds of the AUC on the fold left out (several classes:
         one-vs-rest, mean over those present in the fold).

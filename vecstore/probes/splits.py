@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from vecstore.errors import DataError
 from vecstore.records import BoolArray, DoubleArray, IntArray
 
+ATTEMPTS = 10  # to give every fold all classes, before their number is lowered
+
 
 def merge_groups(groups: npt.ArrayLike, contents: npt.ArrayLike | None = None) -> IntArray:
     """Groups as numbers, where groups that share a content have become one.
@@ -135,11 +137,17 @@ def grouped_folds(
     holders = (_sum_by_group(codes, present) > 0).sum(axis=0)
     most = _most_folds(holders, n_folds, several_labels, names)
     for folds in range(most, 1, -1):
-        fold_of_group = _deal(counts, folds, seed)
         must = holders >= folds if several_labels else np.ones(len(holders), bool)
-        seen = _sum_by_group(fold_of_group[codes], present) > 0
-        if len(seen) == folds and seen[:, must].all():
-            return fold_of_group[codes]
+        fewest, best = np.inf, codes
+        for attempt in range(ATTEMPTS):
+            dealt = _deal(counts, folds, seed, attempt)[codes]
+            lacking = folds * int(must.sum()) - np.count_nonzero(_sum_by_group(dealt, present[:, must]))
+            if lacking < fewest:
+                fewest, best = lacking, dealt
+            if not lacking:
+                break
+        if not fewest or several_labels:
+            return best
     rarest = int(np.argmin(holders))
     raise DataError(
         f"class {names[rarest]} is in {holders[rarest]} groups, which always fall in the same fold as another class's",
@@ -190,25 +198,28 @@ def _most_folds(holders: IntArray, n_folds: int, several_labels: bool, names: Se
     )
 
 
-def _deal(counts: DoubleArray, folds: int, seed: int) -> IntArray:
+def _deal(counts: DoubleArray, folds: int, seed: int, attempt: int) -> IntArray:
     """Fold of each group, from its class counts of shape (n_groups, n_classes).
 
     Groups with equal counts are interchangeable, so each such kind is dealt at once: the same number to every
     fold, the remainder one by one to the fold that has least of what the group brings. Kinds that bring
-    the largest share of a class go first, while there is still room to even things out.
+    the largest share of a class go first, while there is still room to even things out; attempts after the first
+    shuffle that order a little.
     """
     counts = np.hstack([counts, counts.sum(axis=1, keepdims=True)])
     total = counts.sum(axis=0)
     total[total == 0] = 1
     kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
-    shuffled = np.random.default_rng(seed).permutation(len(counts))
+    generator = np.random.default_rng([seed, attempt])
+    shuffled = generator.permutation(len(counts))
+    urgency = (kinds / total).max(axis=1) * (generator.uniform(0.3, 1, len(kinds)) if attempt else 1)
     members = np.split(
         shuffled[np.argsort(kind_of.ravel()[shuffled], kind="stable")],
         np.cumsum(np.bincount(kind_of.ravel(), minlength=len(kinds)))[:-1],
     )
     held = np.zeros((folds, counts.shape[1]))
     fold_of = np.empty(len(counts), np.int64)
-    for kind in np.argsort(-(kinds / total).max(axis=1), kind="stable"):
+    for kind in np.argsort(-urgency, kind="stable"):
         each, rest = divmod(len(members[kind]), folds)
         fold_of[members[kind][: each * folds]] = np.repeat(np.arange(folds), each)
         held += each * kinds[kind]

@@ -10,7 +10,7 @@ from vecstore.probes.linear import LinearProbe
 from vecstore.probes.sweep import LossName
 from vecstore.records import DoubleArray, IntArray, TaskKind
 
-LEAST_SLOPE = 1e-3  # of calibrated against raw margins: what cannot be told apart must not turn the order around
+LEAST_SLOPE = 1e-3  # of log-odds per spread of margins: what cannot be told apart must not turn the order around
 
 
 class SVMProbe(LinearProbe):
@@ -60,7 +60,9 @@ def _platt(margins: DoubleArray, truth: DoubleArray, weights: DoubleArray) -> tu
     margins, yes, weights = margins[known], truth[known] == 1, weights[known]
     positive, negative = weights[yes].sum(), weights[~yes].sum()
     aim = np.where(yes, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    design = np.stack([margins, np.ones(len(margins))], axis=1)
+    middle = np.average(margins, weights=weights)
+    spread = np.sqrt(np.average((margins - middle) ** 2, weights=weights)) or 1.0
+    design = np.stack([(margins - middle) / spread, np.ones(len(margins))], axis=1)
     at = np.array([0.0, np.log((positive + 1) / (negative + 1))])
 
     def cost(point: DoubleArray) -> float:
@@ -77,4 +79,5 @@ def _platt(margins: DoubleArray, truth: DoubleArray, weights: DoubleArray) -> tu
         at = at - length * step
         if np.abs(gradient @ step) <= 1e-14 * max(now, 1.0):
             break
-    return max(float(at[0]), LEAST_SLOPE), float(at[1])
+    slope = max(float(at[0]), LEAST_SLOPE) / spread
+    return float(slope), float(at[1] - slope * middle)

@@ -431,7 +431,7 @@ class _Run:
 
 
 def _rotated(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features in the basis of their principal directions, and the matrix (d, min(n, d)) that leads back to coefficients.
+    """Features in the basis of their principal directions, and the matrix that leads back to coefficients.
 
     With fewer rows than features they are first brought into the space the rows span: a penalised coefficient
     outside it is zero. The basis is orthonormal to rounding, whatever the scales, so nothing is lost by it.

@@ -115,7 +115,7 @@ def known_items(store: Store, source: str, locators: Sequence[str]) -> dict[str,
     text = "SELECT item, space FROM failures WHERE item IN ({})"
     for item, space in in_pieces(store.catalog.rows, text, [row[1] for row in rows]):
         failed.setdefault(item, set()).add(space)
-    return {keys[key]: Known(item, *seen, frozenset(failed.get(item, ()))) for key, item, *seen in rows}
+    return {keys[row[0]]: Known(*row[1:7], frozenset(failed.get(row[1], ()))) for row in rows}
 
 
 def known_contents(store: Store, hashes: Sequence[bytes]) -> dict[bytes, int]:
@@ -123,7 +123,10 @@ def known_contents(store: Store, hashes: Sequence[bytes]) -> dict[bytes, int]:
     return _contents(store.catalog.rows, hashes)
 
 
-def _contents(fetch: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], hashes: Iterable[bytes]) -> dict[bytes, int]:
+_Fetch = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+
+
+def _contents(fetch: _Fetch, hashes: Iterable[bytes]) -> dict[bytes, int]:
     return dict(in_pieces(fetch, "SELECT hash, id FROM contents WHERE hash IN ({})", hashes))
 
 
@@ -271,7 +274,8 @@ def _items(tx: Transaction, store: Store, batch: Batch) -> dict[str, int]:
     """Ids of the batch's items by locator: new ones are made, known ones get the size and time seen now."""
     sources = _source_ids(tx.sql, batch.source)
     source = sources[0] if sources else tx.add("sources", [{"name": batch.source, "kind": batch.kind}])[0]
-    entries = {entry.locator: entry for entry in (*batch.refusals, *batch.pictures)}
+    entries: dict[str, Picture | Refusal] = {refusal.locator: refusal for refusal in batch.refusals}
+    entries |= {picture.locator: picture for picture in batch.pictures}
     keys = {store.item_key(batch.source, locator): locator for locator in entries}
     text = "SELECT key, id, size, mtime_ns FROM items WHERE key IN ({})"
     known = {keys[key]: seen for key, *seen in in_pieces(tx.sql, text, keys)}
@@ -289,9 +293,7 @@ def _items(tx: Transaction, store: Store, batch: Batch) -> dict[str, int]:
     return ids | dict(zip((str(row["locator"]) for row in new), tx.add("items", new), strict=True))
 
 
-def _states(
-    tx: Transaction, pictures: Sequence[Picture], items: Mapping[str, int], ids: Mapping[bytes, int]
-) -> int:
+def _states(tx: Transaction, pictures: Sequence[Picture], items: Mapping[str, int], ids: Mapping[bytes, int]) -> int:
     """Point items to their contents; returns how many got another one than before."""
     text = "SELECT item, content, file_sha256 FROM states WHERE removed_in IS NULL AND item IN ({})"
     before = {item: seen for item, *seen in in_pieces(tx.sql, text, [items[p.locator] for p in pictures])}

@@ -32,7 +32,7 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 1,
-    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 1,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 0,
 }
 _FORBIDDEN = (";", "--", "/*", "?", ":", "@", "$", "[", "`", "\x00")
 _WORDS = frozenset("select with values from union intersect except pragma attach over exists rowid oid _rowid_".split())
@@ -62,6 +62,8 @@ def check_text(text: str, columns: Sequence[str]) -> list[str]:
     PredicateRefused
     """
     names = {name.casefold(): name for name in columns}
+    if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise _refused(text.encode("utf-8", "replace").decode(), "it is not valid Unicode")
     depth, tokens = 0, []
     for match in _TOKEN.finditer(text):
         kind, token = match.lastgroup, match.group()
@@ -114,28 +116,34 @@ def _near(name: str, columns: Sequence[str]) -> str:
 
 
 def numbers_as_text(tokens: Sequence[str], types: Mapping[str, str]) -> list[str]:
-    """Comparisons of a text column with a number, which SQLite answers without looking at the digits.
+    """Comparisons of a text column with a number, which SQLite answers without looking at the digits' value.
 
-    >>> numbers_as_text(["age", ">", "60"], {"age": "TEXT"})
-    ['age > 60']
+    >>> numbers_as_text(["age", ">", "=", "60", "AND", "age", "IN", "(", "7", ")"], {"age": "TEXT"})
+    ['age >= 60', 'age IN ( 7']
     """
     kinds = {name.casefold(): kind for name, kind in types.items()}
     glued: list[str] = []
-    for token in tokens:  # ">=" arrives as two tokens
+    for token in tokens:
         if glued and _COMPARISON.fullmatch(glued[-1]) and _COMPARISON.fullmatch(token):
             glued[-1] += token
         else:
             glued.append(token)
-    found = []
-    for left, operator, right in zip(glued, glued[1:], glued[2:], strict=False):
-        for column, number in ((left, right), (right, left)):
-            if (
-                _COMPARISON.fullmatch(operator)
-                and kinds.get(column.strip('"').casefold()) == "TEXT"
-                and re.fullmatch(r"\d[\w.]*", number)
-            ):
-                found.append(f"{left} {operator} {right}")
-    return found
+    shape = "".join(_letter(token, kinds) for token in glued)
+    return [" ".join(glued[slice(*match.span())]) for match in _TEXT_AGAINST_NUMBER.finditer(shape)]
+
+
+_TEXT_AGAINST_NUMBER = re.compile(r"c!?o!?s?n|c!?i\(s?n|noc")
+
+
+def _letter(token: str, kinds: Mapping[str, str]) -> str:
+    """What a token is: c(olumn of text), n(umber), o(perator), s(ign), i(n), !(not), a parenthesis, or a dot."""
+    if kinds.get(token.strip('"').casefold()) == "TEXT":
+        return "c"
+    if _COMPARISON.fullmatch(token) or token.casefold() in ("is", "between"):
+        return "o"
+    if token[0].isdigit():
+        return "n"
+    return {"in": "i", "not": "!", "-": "s", "+": "s", "(": "("}.get(token.casefold(), ".")
 
 
 def select(catalog: Path, text: str, at: int, columns: Mapping[str, str], tasks: Mapping[str, int]) -> IntArray:
@@ -199,8 +207,9 @@ def _view(at: int, columns: Sequence[str], tasks: Mapping[str, int]) -> str:
     parts += [f"m.{quoted(name)} AS {quoted(name)}" for name in columns]
     taken = {name.casefold() for name in ("item", "source", "locator", *columns)}
     parts += [
-        f"(SELECT group_concat(l.class, ';') FROM labels l WHERE l.task = {int(task)} AND l.item = s.item AND l.value > 0)"
-        f" AS {quoted(name)}"
+        # Cast, because an expression has no affinity: without it `pneumonia = 1` would never find the class '1'.
+        f"CAST((SELECT group_concat(l.class, ';') FROM labels l"
+        f" WHERE l.task = {int(task)} AND l.item = s.item AND l.value > 0) AS TEXT) AS {quoted(name)}"
         for name, task in tasks.items()
         if name.casefold() not in taken
     ]

@@ -87,6 +87,11 @@ def write_shard(
     DiskFull, NotWritable
         No file is left behind.
     """
+    if not len(contents) == len(hashes) == len(vectors) > 0 or {len(h) for h in hashes} != {16}:
+        raise DataError(
+            f"{len(contents)} contents, {len(hashes)} hashes and {len(vectors)} vectors",
+            expected="as many of each, at least one, and hashes of 16 bytes",
+        )
     good = check_vectors(vectors.astype(np.float32))
     if not good.all():
         raise DataError(
@@ -94,6 +99,8 @@ def write_shard(
             expected="unit vectors",
         )
     order = np.argsort(contents, kind="stable")
+    if (np.diff(contents[order]) == 0).any():
+        raise DataError("a content twice in one shard", expected="one vector for each")
     contents, vectors = contents[order], np.ascontiguousarray(vectors[order].astype("<f2", copy=False))
     dim = vectors.shape[1]
     table = pa.Table.from_arrays(
@@ -164,39 +171,32 @@ def cast_rows(source: npt.NDArray[np.float16], target: FloatArray) -> None:
 def _opened(path: Path, dim: int, rows: int, size_bytes: int) -> Iterator[pq.ParquetFile]:
     """A registered shard, after its size, schema and row count were compared with the catalog's."""
     try:
-        found = path.stat().st_size
+        with os_errors(str(path)):
+            found = path.stat().st_size
+            if found != size_bytes:
+                raise _damaged(path, f"has {found} bytes", str(size_bytes))
+            with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+                if file.metadata.num_rows != rows or not file.schema_arrow.equals(schema(dim)):
+                    raise _damaged(path, "is not what the catalog says", f"{rows} rows, {dim} dimensions")
+                yield file
     except FileNotFoundError as error:
-        raise StoreDamaged(
-            f"{path} is missing",
-            expected=f"a shard of {rows} vectors",
-            do="restore it from a copy of the store",
-        ) from error
-    damaged = StoreDamaged(
-        f"{path}: not what the catalog says",
-        expected=f"{size_bytes} bytes, {rows} rows, {dim} dimensions",
-        do="restore it from a copy of the store",
-    )
-    if found != size_bytes:
-        raise StoreDamaged(
-            f"{path} has {found} bytes", expected=str(size_bytes), do="restore it from a copy of the store"
-        )
-    try:
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            if file.metadata.num_rows != rows or not file.schema_arrow.equals(schema(dim)):
-                raise damaged
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise StoreDamaged(
-            f"{path}: {str(error).strip().splitlines()[0]}",
-            expected="pages that agree with their checksums",
-            do="restore it from a copy of the store",
-        ) from error
+        raise _damaged(path, "is missing", f"a shard of {rows} vectors") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise _damaged(path, f"can't be read: {reason}", "pages that agree with their checksums") from error
+
+
+def _damaged(path: Path, fact: str, expected: str) -> StoreDamaged:
+    return StoreDamaged(f"{path} {fact}", expected, do="restore it from a copy of the store")
 
 
 def read_column(path: Path, name: str, dim: int, rows: int, size_bytes: int) -> pa.ChunkedArray:
     """One column of a registered shard ("content" or "hash")."""
     with _opened(path, dim, rows, size_bytes) as file:
-        return file.read([name])[name]
+        column = file.read([name])[name]
+    if len(column) != rows or column.null_count:
+        raise _damaged(path, f"gives {len(column)} rows", str(rows))
+    return column
 
 
 def read_contents(path: Path, dim: int, rows: int, size_bytes: int) -> IntArray:
@@ -210,20 +210,27 @@ def iter_vectors(
 ) -> Iterator[tuple[IntArray, npt.NDArray[np.float16]]]:
     """Blocks of a registered shard, in order.
 
+    Checksums cover what is in a page, but neither a page's header nor the footer; rows that are missing
+    or out of order show that one of these was hit.
+
     Yields
     ------
     contents : ndarray of shape (m,), int64
     vectors : ndarray of shape (m, dim), float16
         A view that is valid until the next block.
     """
+    total, last = 0, -1
     with _opened(path, dim, rows, size_bytes) as file:
         for batch in file.iter_batches(batch_size=ROW_GROUP, columns=["content", "vector"]):
-            column = batch.column(1)
-            if column.type.byte_width != 2 * dim or column.null_count:
-                raise StoreDamaged(f"{path}: a vector without {2 * dim} bytes")
+            ids, column = batch.column(0).to_numpy(zero_copy_only=False), batch.column(1)
+            if column.type.byte_width != 2 * dim or column.null_count or ids[0] <= last or (np.diff(ids) <= 0).any():
+                raise _damaged(path, "has rows that are out of order", f"{rows} rows sorted by content")
+            total, last = total + len(ids), ids[-1]
             data = column.buffers()[1]
             flat = np.frombuffer(data, "<f2", count=len(column) * dim, offset=column.offset * 2 * dim)
-            yield batch.column(0).to_numpy(), flat.reshape(-1, dim)
+            yield ids, flat.reshape(-1, dim)
+    if total != rows:
+        raise _damaged(path, f"gives {total} rows", str(rows))
 
 
 def write_export(path: Path, vectors: FloatArray, ids: IntArray, columns: Mapping[str, Sequence[Value]]) -> None:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from vecstore.errors import Ambiguous, NotAStore, NotFound, NotWritable, StoreError
+from vecstore.errors import Ambiguous, NotFound, NotWritable, StoreDamaged, StoreError
 from vecstore.files import canonical_json, make_folder, os_errors, sync_folder, write_file
 from vecstore.records import DecodeRule, FloatArray, IntArray, Passport, Split, TaskKind, Value
 from vecstore.store import predicate
-from vecstore.store.catalog import Catalog, Transaction, quoted, visible
+from vecstore.store.catalog import Catalog, Transaction, in_pieces, quoted, visible
 from vecstore.store.columns import RESERVED_COLUMNS, apply_metadata, common_type, ensure_columns, fit
 from vecstore.store.thumbnails import Thumbnails
 
@@ -124,7 +124,15 @@ class Store:
     def __init__(self, path: str | os.PathLike[str], at: int | None = None) -> None:
         self.path = Path(path)
         self.catalog = Catalog(self.path / "catalog.sqlite")
-        self.rule = DecodeRule(**json.loads(self.catalog.meta["decode_rule"]))
+        try:
+            self.rule = DecodeRule(**json.loads(self.catalog.meta["decode_rule"]))
+        except (ValueError, TypeError) as error:
+            self.catalog.close()
+            raise StoreDamaged(
+                f"{self.catalog.path}: its decode rule can't be read ({error})",
+                expected="the JSON of a rule",
+                do="restore it from a copy",
+            ) from error
         self.thumbnails = Thumbnails(self.path / "thumbnails.sqlite")
         self.fixed = at is not None
         self.commit = self.catalog.last_commit()
@@ -260,25 +268,21 @@ class Store:
         Ambiguous
             The name belongs to vectors of another fingerprint.
         """
-        for space in self.refresh().spaces():
-            if space.fingerprint == passport.fingerprint:
-                return space
-            if space.name.casefold() == name.casefold():
-                raise Ambiguous(
-                    f"the space {space.name!r} holds vectors of another fingerprint ({_difference(space.passport, passport)})",
-                    expected="a name that is free",
-                    do="name the new one: --space NAME",
-                )
-        with self.write("ingest", arguments) as tx:
-            row = {
-                "name": name,
-                "fingerprint": passport.fingerprint,
-                "passport": passport.to_json(),
-                "dim": passport.dim,
-            }
+        if known := _space_of(self.refresh().spaces(), name, passport):
+            return known
+        row = {
+            "name": name,
+            "fingerprint": passport.fingerprint,
+            "passport": passport.to_json(),
+            "dim": passport.dim,
+        }
+        with suppress(_MadeMeanwhileError), self.write("ingest", arguments) as tx:
+            self.commit = tx.commit
+            if _space_of(self.spaces(), name, passport):
+                raise _MadeMeanwhileError
             tx.add("spaces", [row])
             tx.counts["space"] = name
-        return self.space(name)
+        return self.add_space(name, passport, arguments)
 
     def shards(self, space: Space) -> list[ShardRow]:
         """Registered shards of a space at this snapshot, lowest id first."""
@@ -356,9 +360,9 @@ class Store:
 
     def where_warnings(self, where: str) -> list[str]:
         """Comparisons of a text column with a number, which are seldom what was meant."""
-        columns = self.columns()
-        names = ["item", "source", "locator", *columns, *(task.name for task in self.tasks())]
-        return predicate.numbers_as_text(predicate.check_text(where, names), columns)
+        types = {"item": "INTEGER", "source": "TEXT", "locator": "TEXT"}
+        types |= {task.name: "TEXT" for task in self.tasks()} | self.columns()
+        return predicate.numbers_as_text(predicate.check_text(where, list(types)), types)
 
     def columns(self) -> dict[str, str]:
         """Metadata columns of the snapshot: name to "TEXT", "INTEGER" or "REAL"."""
@@ -384,7 +388,10 @@ class Store:
     def column(self, name: str, ids: IntArray | None = None) -> dict[int, Value]:
         """Non-empty values of a column by item id."""
         column = quoted(self.column_name(name))
-        rows = self.rows(f"SELECT item, {column} FROM metadata WHERE {column} IS NOT NULL AND {visible()}")
+        rows = self.rows(
+            f"SELECT m.item, m.{column} FROM metadata m JOIN states s ON s.item = m.item"
+            f" WHERE m.{column} IS NOT NULL AND {visible('m')} AND {visible('s')}"
+        )
         if ids is None:
             return dict(rows)
         wanted = set(ids.tolist())
@@ -448,7 +455,9 @@ class Store:
     ) -> Task:
         """Import a task (an older one of this name ends) and, with it, columns of the label table."""
         with self.write(verb, provenance) as tx:
-            tx.end("tasks", "name = ?", (name,))
+            for old, known in tx.sql("SELECT id, name FROM tasks WHERE removed_in IS NULL"):
+                if known.casefold() == name.casefold():  # SQLite folds the case of ASCII letters only
+                    tx.end("tasks", "id = ?", (old,))
             row = {
                 "name": name,
                 "kind": kind,
@@ -482,8 +491,7 @@ class Store:
                 fitted = fit(value, types[names[name]])
                 if fitted is None and value is not None:
                     dropped[names[name]] = dropped.get(names[name], 0) + 1
-                else:
-                    changes.setdefault(item, {})[names[name]] = fitted
+                changes.setdefault(item, {})[names[name]] = fitted
         apply_metadata(tx, changes, born)
         return dropped
 
@@ -492,8 +500,10 @@ class Store:
         found: dict[int, dict[str, str]] = {}
         for chunk in _chunks(ids):
             for item, task, name in self.rows(
-                "SELECT l.item, t.name, l.class FROM labels l JOIN tasks t ON t.id = l.task"
-                f" WHERE l.item IN ({chunk}) AND l.value > 0 AND {visible('t')} ORDER BY l.item, t.name, l.class"
+                "SELECT l.item, t.name, l.class FROM labels l"
+                " JOIN tasks t ON t.id = l.task JOIN states s ON s.item = l.item"
+                f" WHERE l.item IN ({chunk}) AND l.value > 0 AND {visible('t')} AND {visible('s')}"
+                " ORDER BY l.item, t.name, l.class"
             ):
                 known = found.setdefault(item, {})
                 known[task] = f"{known[task]};{name}" if task in known else name
@@ -513,7 +523,9 @@ class Store:
 
     def contents_of(self, hashes: Sequence[bytes]) -> list[int]:
         """Ids of those contents that the store has, of some hashes."""
-        return [i for h in hashes for (i,) in self.rows("SELECT id FROM contents WHERE hash = :hash", hash=h)]
+        text = "SELECT hash, id FROM contents WHERE hash IN ({})"
+        known = dict(in_pieces(self.catalog.rows, text, dict.fromkeys(hashes)))
+        return [known[content] for content in hashes if content in known]
 
     # Failures, log, models
 
@@ -521,7 +533,8 @@ class Store:
         """What could not be embedded, and why."""
         rows = self.rows(
             "SELECT i.id, src.name, i.locator, sp.name, f.stage, f.reason, f.attempts, f.commit_id FROM failures f"
-            " JOIN items i ON i.id = f.item JOIN sources src ON src.id = i.source LEFT JOIN spaces sp ON sp.id = f.space"
+            " JOIN items i ON i.id = f.item JOIN sources src ON src.id = i.source"
+            " LEFT JOIN spaces sp ON sp.id = f.space"
             " ORDER BY src.name, i.locator"
         )
         names = ("item_id", "source", "locator", "space", "stage", "reason", "attempts", "commit")
@@ -553,16 +566,9 @@ class Store:
             canonical_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}).encode()
         ).digest()
         folder = self.path / "models" / digest.hex()
-        if not folder.is_dir():
-            make_folder(folder.parent)
-            temporary = folder.parent / f"tmp-{os.getpid()}-{os.urandom(6).hex()}"
-            make_folder(temporary)
-            for name, data in files.items():
-                write_file(temporary / name, data)
-            with os_errors(str(folder)):
-                temporary.rename(folder)
-                sync_folder(folder.parent)
+        _write_folder(folder, files)
         with self.write("train", {"task": task.name, "space": space.name, "model": record.get("model")}) as tx:
+            _write_folder(folder, files)  # a sweep may have come between; now it can't
             row = {"task": task.id, "space": space.id, "sha256": digest, "record": canonical_json(record)}
             (model,) = tx.add("models", [row])
             tx.add("seen", ({"model": model, "item": int(item)} for item in seen))
@@ -590,21 +596,24 @@ class Store:
     def sweep(self) -> int:
         """Remove files that no commit names and that are older than a day; returns how many.
 
-        The age is taken by the file system's own clock, which may differ from ours.
+        The age is taken by the file system's own clock, which may differ from ours. A writer that is about
+        to register a file holds the lock while it looks whether the file is there; so does a sweep.
         """
-        if not self.catalog.writable:
+        if self.fixed or not self.catalog.writable:
             return 0
-        known = {sha.hex() for (sha,) in self.rows("SELECT sha256 FROM shards UNION SELECT sha256 FROM models")}
+        places = [*(self.path / "shards").glob("*/*"), *(self.path / "models").glob("*"), *self.path.glob("tmp-*")]
+        if not places:
+            return 0
         removed = 0
-        for folder in [*(self.path / "shards").glob("*"), self.path / "models"]:
-            entries = [e for e in folder.glob("*") if e.stem not in known] if folder.is_dir() else []
-            now = _file_system_time(self.path) if entries else 0.0
-            for entry in entries:
-                if now - entry.stat().st_mtime > _SWEEP_SECONDS:
-                    for inner in [*entry.glob("*"), entry]:
-                        with suppress(FileNotFoundError):
-                            inner.rmdir() if inner.is_dir() else inner.unlink()
-                    removed += 1
+        with self.catalog.locked() as locked:
+            known = {sha.hex() for (sha,) in self.rows("SELECT sha256 FROM shards UNION SELECT sha256 FROM models")}
+            unnamed = [entry for entry in places if entry.stem not in known] if locked else []
+            now = _file_system_time(self.path) if unnamed else 0.0
+            for entry in unnamed:
+                with suppress(FileNotFoundError):
+                    if now - entry.stat().st_mtime > _SWEEP_SECONDS:
+                        _remove(entry)
+                        removed += 1
         return removed
 
 
@@ -635,6 +644,24 @@ def _task(row: tuple[Any, ...]) -> Task:
     return Task(i, name, kind, json.loads(classes), positive, json.loads(provenance), added)
 
 
+class _MadeMeanwhileError(Exception):
+    """Another process made the space between our look and our transaction, which is undone."""
+
+
+def _space_of(spaces: Iterable[Space], name: str, passport: Passport) -> Space | None:
+    for space in spaces:
+        if space.fingerprint == passport.fingerprint:
+            return space
+        if space.name.casefold() == name.casefold():
+            raise Ambiguous(
+                f"the space {space.name!r} holds vectors of another fingerprint"
+                f" ({_difference(space.passport, passport)})",
+                expected="a name that is free",
+                do="name the new one: --space NAME",
+            )
+    return None
+
+
 def _difference(old: Passport, new: Passport) -> str:
     a, b = asdict(old), asdict(new)
     return ", ".join(f"{k}: {a[k]} against {b[k]}" for k in a if a[k] != b[k])[:300]
@@ -643,6 +670,35 @@ def _difference(old: Passport, new: Passport) -> str:
 def _chunks(ids: Iterable[int]) -> Iterable[str]:
     numbers = [str(int(i)) for i in ids]
     return (",".join(numbers[i : i + _CHUNK]) for i in range(0, len(numbers), _CHUNK))
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """A folder of files that is there whole or not at all; one that is there already stays."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    temporary = folder.parent / f"tmp-{os.getpid()}-{os.urandom(6).hex()}"
+    try:
+        make_folder(temporary)
+        for name, data in files.items():
+            write_file(temporary / name, data)
+        with os_errors(str(folder)):
+            if not folder.is_dir():
+                temporary.rename(folder)
+                sync_folder(folder.parent)
+    finally:
+        with suppress(OSError):
+            _remove(temporary)
+
+
+def _remove(entry: Path) -> None:
+    """Remove a file, or a folder of files."""
+    if not entry.is_dir():
+        entry.unlink()
+        return
+    for inner in entry.iterdir():
+        inner.unlink()
+    entry.rmdir()
 
 
 def _file_system_time(folder: Path) -> float:

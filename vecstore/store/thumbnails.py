@@ -45,7 +45,8 @@ class Thumbnails:
                 self._connection.execute(f"PRAGMA {pragma}").close()
             if create:
                 self._connection.execute(
-                    "CREATE TABLE IF NOT EXISTS thumbnails (hash BLOB PRIMARY KEY, jpeg BLOB NOT NULL) STRICT, WITHOUT ROWID"
+                    "CREATE TABLE IF NOT EXISTS thumbnails"
+                    " (hash BLOB PRIMARY KEY, jpeg BLOB NOT NULL) STRICT, WITHOUT ROWID"
                 ).close()
         return self._connection
 

@@ -1,0 +1,304 @@
+"""Pictures per second from files to a store, against a plain script on the same files.
+
+    python benchmarks/bench_ingest.py ARCHIVE.zip [--quick] [--device cuda] [--count 1000]
+
+The plain script is what one writes in an afternoon: Pillow, torchvision's transforms, a DataLoader with a worker
+per processor, the network in float32, `numpy.save`. Each run is a process of its own, in turn with the others;
+imports are not counted, building the network is. The answers are compared first: the cosine between the two
+scripts' vectors of the same picture, where both pool the same layer (ResNet-50 and ViT-B/32; the bundled encoder
+pools other layers than the plain script's last one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import peak_mib, write
+
+ENCODERS = {
+    "bundled": "bundled",
+    "resnet50": "torchvision:resnet50",
+    "vit_b_32": "open_clip:ViT-B-32",
+}
+REPEAT = 3
+
+
+def random_weights(name: str, folder: Path) -> Path | None:
+    """Random weights on disk, so that both scripts load the same file; None for the bundled encoder."""
+    import torch
+
+    torch.manual_seed(0)
+    path = folder / f"{name}.pt"
+    if name == "resnet50":
+        import torchvision
+
+        torch.save(torchvision.models.resnet50(weights=None).state_dict(), path)
+    elif name == "vit_b_32":
+        import open_clip
+
+        torch.save(open_clip.create_model("ViT-B-32", pretrained=None).state_dict(), path)
+    else:
+        return None
+    return path
+
+
+def plain_model(name: str, weights: Path | None) -> tuple[Any, Any]:
+    """The network and its transform, as their libraries give them."""
+    import torch
+    import torchvision
+    from torchvision import transforms
+
+    state = None if weights is None else torch.load(weights, weights_only=True)
+    if name == "resnet50":
+        model = torchvision.models.resnet50(weights=None)
+        model.load_state_dict(state)
+        model.fc = torch.nn.Identity()
+        return model.eval(), torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    if name == "vit_b_32":
+        import open_clip
+
+        whole, _, transform = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
+        whole.load_state_dict(state)
+        return whole.visual.eval(), transform
+    import timm
+
+    normalise = transforms.Normalize([0.5] * 3, [0.5] * 3)
+    squash = transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    return model.eval(), transforms.Compose([squash, transforms.ToTensor(), normalise])
+
+
+class _Files:
+    """What a DataLoader reads from."""
+
+    def __init__(self, paths: list[Path], transform: Any) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Any:
+        from PIL import Image
+
+        return self.transform(Image.open(self.paths[i]).convert("RGB"))
+
+
+def run_plain(name: str, archive: Path, out: Path, weights: Path | None, device: str) -> dict[str, Any]:
+    """The plain script."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    started = time.perf_counter()
+    model, transform = plain_model(name, weights)
+    model.to(device)
+    paths = sorted(path for path in archive.rglob("*") if path.is_file())
+    workers = len(os.sched_getaffinity(0))
+    loader = DataLoader(_Files(paths, transform), batch_size=32, num_workers=workers)  # type: ignore[arg-type]
+    parts = []
+    with torch.inference_mode():
+        for batch in loader:
+            parts.append(model(batch.to(device)).flatten(1).float().cpu().numpy())
+    vectors = np.concatenate(parts)
+    np.save(out / "plain.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return {"seconds": time.perf_counter() - started, "pictures": len(paths)}
+
+
+def run_ours(name: str, archive: Path, out: Path, weights: Path | None, device: str) -> dict[str, Any]:
+    """Our ingest, with the time inside `append` taken on the way."""
+    import vecstore as vs
+    import vecstore.ingest
+    from vecstore.ingest import append
+
+    written = 0.0
+
+    def clocked(*args: Any, **kwargs: Any) -> dict[str, int]:
+        nonlocal written
+        start = time.perf_counter()
+        counts = append(*args, **kwargs)
+        written += time.perf_counter() - start
+        return counts
+
+    sys.modules["vecstore.ingest"].append = clocked  # type: ignore[attr-defined]
+    started = time.perf_counter()
+    result = vs.ingest(out / "ours.vecs", archive, encoder=ENCODERS[name], weights=weights, device=device)
+    seconds = time.perf_counter() - started
+    store = vs.open(out / "ours.vecs")
+    items = store.items()
+    order = np.argsort(np.array(items.locators))
+    np.save(out / "ours.npy", store.vectors(store.space(), items.contents[order]))
+    return {
+        "seconds": seconds,
+        "pictures": result.added,
+        "embedded": result.embedded,
+        "write_share": written / seconds,
+        "peak_mib": peak_mib(),
+    }
+
+
+def run_stages(name: str, archive: Path, weights: Path | None, device: str) -> dict[str, Any]:
+    """Each stage alone: decoding (with hash, thumbnail and resizing), and the encoder on prepared pictures."""
+    from vecstore.embedding import Job, Pipeline
+    from vecstore.encoders import open_encoder
+    from vecstore.records import DecodeRule
+    from vecstore.sources import open_source
+
+    encoder = open_encoder(ENCODERS[name], weights=weights, device=device)
+    pipeline = Pipeline([encoder], DecodeRule())
+    prepared: list[Any] = []
+    encode, encoder.encode = (
+        encoder.encode,
+        lambda batch: prepared.extend(batch) or np.zeros((len(batch), 1), np.float32),
+    )  # type: ignore[method-assign,func-returns-value]
+    started = time.perf_counter()
+    count = sum(1 for _ in pipeline.outcomes(Job(raw) for raw in open_source(archive).list()))
+    decode_s = time.perf_counter() - started
+    size = encoder.batch_size
+    encode(prepared[:size])
+    started = time.perf_counter()
+    for start in range(0, len(prepared), size):
+        encode(prepared[start : start + size])
+    encode_s = time.perf_counter() - started
+    return {
+        "decode_per_s": round(count / decode_s, 1),
+        "encode_per_s": round(len(prepared) / encode_s, 1),
+        "compute": encoder.compute,
+        "batch_size": size,
+    }
+
+
+def process(kind: str, name: str, archive: Path, out: Path, weights: Path | None, device: str) -> dict[str, Any]:
+    """One measured run in a process of its own."""
+    command = [
+        sys.executable,
+        __file__,
+        str(archive),
+        "--one",
+        kind,
+        "--name",
+        name,
+        "--out",
+        str(out),
+        "--device",
+        device,
+    ]
+    command += ["--weights", str(weights)] if weights else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def unpack(archive: Path, folder: Path, count: int) -> Path:
+    """The first `count` pictures as files; where the archive has fewer, all of them."""
+    target = folder / "files"
+    target.mkdir()
+    with zipfile.ZipFile(archive) as packed:
+        for name in sorted(packed.namelist())[:count]:
+            (target / name.replace("/", "_")).write_bytes(packed.read(name))
+    return target
+
+
+def memory(name: str, files: Path, folder: Path, weights: Path | None, device: str) -> dict[str, float]:
+    """Peak memory of an ingest of a quarter of the pictures, and of all of them."""
+    quarter = folder / "quarter"
+    quarter.mkdir()
+    paths = sorted(files.iterdir())
+    for path in paths[: len(paths) // 4]:
+        shutil.copy(path, quarter)
+    peaks = {}
+    for label, archive in (("quarter", quarter), ("all", files)):
+        out = folder / f"memory-{label}"
+        out.mkdir()
+        peaks[f"{label}_mib"] = process("ours", name, archive, out, weights, device)["peak_mib"]
+    return peaks
+
+
+def measure(name: str, files: Path, folder: Path, repeat: int, device: str) -> dict[str, Any]:
+    """One encoder: answers compared, then both scripts in turn."""
+    place = folder / name
+    place.mkdir()
+    weights = random_weights(name, place)
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "plain": []}
+    for turn in range(repeat):
+        for kind in runs:
+            out = place / f"{kind}-{turn}"
+            out.mkdir()
+            runs[kind].append(process(kind, name, files, out, weights, device))
+    ours, plain = (np.load(place / f"{kind}-0" / f"{kind}.npy") for kind in runs)
+    rate = {kind: statistics.median(run["pictures"] / run["seconds"] for run in found) for kind, found in runs.items()}
+    result = {
+        "ours_per_s": round(rate["ours"], 1),
+        "plain_per_s": round(rate["plain"], 1),
+        "ratio": round(statistics.median(p["seconds"] / o["seconds"] for o, p in zip(*runs.values(), strict=True)), 2),
+        "write_share": round(statistics.median(run["write_share"] for run in runs["ours"]), 4),
+        "stages": process("stages", name, files, place, weights, device),
+    }
+    if ours.shape == plain.shape:
+        result["lowest_cosine"] = round(float((ours * plain).sum(axis=1).min()), 5)
+    result["share_of_encoder_rate"] = round(rate["ours"] / result["stages"]["encode_per_s"], 3)
+    if name == "bundled":
+        result["memory"] = memory(name, files, place, weights, device)
+    return result
+
+
+def main() -> None:
+    """Measure every encoder, or be one measured process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--quick", action="store_true", help="40 pictures, one turn, nothing is kept")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--device", default="")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    import torch
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.one:
+        given = (arguments.name, arguments.archive)
+        if arguments.one == "stages":
+            found = run_stages(*given, arguments.weights, device)
+        else:
+            function = run_ours if arguments.one == "ours" else run_plain
+            found = function(*given, arguments.out, arguments.weights, device)
+        print(json.dumps(found))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="bench-ingest-"))
+    try:
+        files = unpack(arguments.archive, folder, 40 if arguments.quick else arguments.count)
+        rows = {name: measure(name, files, folder, 1 if arguments.quick else REPEAT, device) for name in ENCODERS}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    hardware = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    result = {
+        "what": "pictures per second, from files to a store or a matrix",
+        "device": hardware,
+        "pictures": arguments.count,
+        "encoders": rows,
+        "goals": {
+            "at least 2.5 x the plain script": {name: row["ratio"] for name, row in rows.items()},
+            "write at most 0.03 of the time": {name: row["write_share"] for name, row in rows.items()},
+            "memory flat: MiB for a quarter and all of the pictures": rows["bundled"]["memory"],
+        },
+    }
+    name = "bench_ingest" if hardware == "cpu" else "bench_ingest_gpu"
+    write(name, result, ["torch", "torchvision", "timm", "open_clip_torch", "pillow"], arguments.quick)
+
+
+if __name__ == "__main__":
+    main()
