@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from vecstore.decode import base as decode
 from vecstore.encoders.base import Encoder
-from vecstore.errors import NotAPicture, PictureError
+from vecstore.errors import ArchiveError, NotAPicture, PictureError
 from vecstore.records import DecodeRule, FloatArray, Raw, UInt8Array, Value, batched
 from vecstore.sources import open_source
 
@@ -273,10 +274,21 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
 def _named_jobs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, bool, Job]]:
     """Entries of several archives: how the caller names each, whether it was given by itself, and its job."""
     for path in paths:
-        source = open_source(path)
+        try:
+            source = open_source(path)
+        except ArchiveError as error:
+            if not Path(path).is_file():
+                raise
+            # One of the pictures that were asked for is none: the others are still wanted.
+            yield os.fspath(path), True, Job(Raw("", None, None, partial(_refuse, str(error))))
+            continue
         alone = source.kind == "file"
         for raw in source.list():
             yield os.fspath(path) if alone else str(Path(path) / raw.locator), alone, Job(raw)
+
+
+def _refuse(reason: str) -> bytes:
+    raise PictureError(reason)
 
 
 def _processors() -> int:

@@ -60,7 +60,12 @@ def export(
     ids, vectors = items.ids[keep], store.vectors(chosen, items.contents[keep])
     sources, locators = ([values[i] for i in keep.tolist()] for values in (items.sources, items.locators))
     if target.suffix.lower() == ".npz":
-        arrays = {"item_id": ids, "source": np.array(sources), "locator": np.array(locators), "vector": vectors}
+        arrays: dict[str, Any] = {
+            "item_id": ids,
+            "source": np.array(sources),
+            "locator": np.array(locators),
+            "vector": vectors,
+        }
         write_file(target, lambda file: np.savez(_Seekless(file), **arrays))
     else:
         rows = store.metadata(ids.tolist())

@@ -18,9 +18,9 @@ def label(
     value: str | Sequence[str] | None = None,
     column: str | None = None,
     split_column: str | None = None,
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     positive: str | None = None,
-    ignore: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     delimiter: str | None = None,
     on_conflict: Conflict = "error",
     source: str | None = None,
@@ -37,19 +37,19 @@ def label(
         A task of this name is replaced.
     key : str, optional
         The table's column that names the picture: by path relative to the archive, path without a leading folder,
-        unique base name, unique stem, item id, or the item column of the same name ("A=B": table column A
+        unique base name, unique stem (the cell may end in the suffix of another picture format), item id, or the item column of the same name ("A=B": table column A
         is item column B). The rule that fits most rows is taken, and named in the result.
     value : str or sequence of str, optional
         The column with the label; several columns of 0 and 1 make a multi-label task.
     column : str, optional
         An item column as the label, instead of a table.
     split_column : str, optional
-        The column with the official part: train, val or test.
-    columns : sequence of str
+        The column with the official part: train, val or test; with `column`, an item column.
+    columns : str or sequence of str
         Further columns of the table that become item columns.
     positive : str, optional
         The positive value; with more than two values, all others are negative.
-    ignore : sequence of str
+    ignore : str or sequence of str
         Values that mean "not labelled".
     delimiter : str, optional
         Several labels in one cell, divided by this: a multi-label task.

@@ -213,7 +213,9 @@ class Lines:
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         self._every = every_seconds
-        self._what, self._total, self._done = "", None, 0  # type: str, int | None, int
+        self._what = ""
+        self._total: int | None = None
+        self._done = 0
 
     def begin(self, what: str, total: int | None) -> None:
         """Start counting; again: the total is known now."""
@@ -250,6 +252,7 @@ class Bar:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._task: Any = None
 
     def begin(self, what: str, total: int | None) -> None:
         """Show the bar; again: the total is known now."""

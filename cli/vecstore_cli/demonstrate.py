@@ -43,9 +43,9 @@ def demo(medmnist: str | None, folder: str, as_json: bool) -> None:
     ingested = result.ingested
     held = ingested.added + ingested.present
     click.echo(f"\n{held} pictures in the store, {ingested.embedded} embedded now, {ingested.failed} failed")
-    low, high = record.auc_interval or (float("nan"), float("nan"))
-    auc = record.auc or float("nan")
-    click.echo(f"{record.task}: AUC {auc:.3f} ({low:.3f}-{high:.3f}), {record.part}, {record.n} pictures")
+    auc = "not defined" if record.auc is None else f"{record.auc:.3f}"
+    interval = "" if record.auc_interval is None else " ({:.3f}-{:.3f})".format(*record.auc_interval)
+    click.echo(f"{record.task}: AUC {auc}{interval}, {record.part}, {record.n} pictures")
     if result.published is not None:
         click.echo(f"published: ResNet-18 trained on the same pictures {result.published:.3f} (MedMNIST v2, test AUC)")
     for note in record.notes:

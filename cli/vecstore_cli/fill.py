@@ -122,7 +122,7 @@ def ingest(
             ]
         )
         if result.failed:
-            click.echo(f"why: vecstore failures {store}")
+            click.echo(f"why: vecstore failures {store}", err=True)
     if result.failed:
         raise SystemExit(3)
 

@@ -14,7 +14,6 @@ from vecstore_cli._shared import (
     echo_json,
     encoder_options,
     json_option,
-    progress,
     space_option,
     split_commas,
     store_argument,
@@ -83,7 +82,6 @@ def train(
             min_groups=min_groups,
             classes=split_commas(classes) or None,
             seed=seed,
-            progress=progress(quiet=True) if as_json else None,
         )
         if report:
             write_training_page(opened, probe, report)
@@ -179,10 +177,13 @@ def predict(
       vecstore predict chest.vecs pneumonia new1.png new2.png
       vecstore predict chest.vecs pneumonia --where "age >= 60" > predictions.csv
     """
+    from vecstore.errors import UsageError
     from vecstore.predict import predict as run
     from vecstore.store import Store
     from vecstore.trained import load
 
+    if images and where is not None:
+        raise UsageError("--where chooses items of the store", "it without new images", "leave one of them away")
     failed = 0
     with Store(store) as opened:
         probe = load(opened, task, model)
@@ -190,9 +191,9 @@ def predict(
         writer = csv.writer(sys.stdout, lineterminator="\n")
         rows = run(opened, probe, images or None, where=where, encoder=encoder, weights=weights, device=device)
         header = ["item", *([] if images else ["item_id"]), "class", *(f"probability_{name}" for name in classes)]
-        for number, row in enumerate(rows):
-            if number == 0 and not as_json:
-                writer.writerow(header)
+        if not as_json:
+            writer.writerow(header)
+        for row in rows:
             if row.reason:
                 failed += 1
                 click.echo(f"{row.item}: {row.reason}", err=True)

@@ -51,7 +51,8 @@ def test_binary_scores_equal_scikit_learn() -> None:
     assert scores.accuracy == accuracy_score(y, p > 0.5)
     assert scores.balanced_accuracy == pytest.approx(balanced_accuracy_score(y, p > 0.5), abs=1e-12)
     assert scores.auc_per_class == {"ill": scores.auc}
-    assert scores.auc_interval is not None and scores.auc_interval[0] < scores.auc < scores.auc_interval[1]
+    assert scores.auc is not None and scores.auc_interval is not None
+    assert scores.auc_interval[0] < scores.auc < scores.auc_interval[1]
     assert (scores.n, scores.groups, scores.notes) == (300, 300, ())
 
 

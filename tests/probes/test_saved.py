@@ -66,7 +66,7 @@ def test_a_saved_knn_probe_holds_no_vectors_and_asks_for_them(cases: Cases) -> N
     with pytest.raises(DataError, match="loaded without its training vectors; expected attach"):
         again.predict(X)
     with pytest.raises(DataError, match="labels the probe does not know"):
-        again.attach(X, y + 7)  # type: ignore[union-attr]
+        again.attach(X, y + 7)
 
 
 def changed(files: dict[str, bytes], **head: Any) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
 from vecstore.probes.sweep import LossName, Models, Sweep
-from vecstore.records import DoubleArray
+from vecstore.records import DoubleArray, FloatArray
 
 GAP = 1e-6
 STRENGTHS = np.logspace(-4, 4, 5)
@@ -52,7 +52,9 @@ def best(X: DoubleArray, y: DoubleArray, w: DoubleArray, C: float, loss: LossNam
     return objective(X, y, w, C, fit.coef_, fit.intercept_, loss)
 
 
-def worst_gap(X: DoubleArray, y: DoubleArray, rows: DoubleArray, loss: LossName, double: bool | None = None) -> float:
+def worst_gap(
+    X: DoubleArray | FloatArray, y: DoubleArray, rows: DoubleArray, loss: LossName, double: bool | None = None
+) -> float:
     """Solve every row weighting at every strength; the largest relative excess over the reference."""
     strengths = HINGE_STRENGTHS if loss == "squared_hinge" else STRENGTHS
     models = Models(

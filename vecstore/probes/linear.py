@@ -27,7 +27,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        strengths: Sequence[float] | None = None,
+        strengths: Sequence[float] | DoubleArray | None = None,
         folds: int = 5,
         class_weight: str | Mapping[Any, float] | None = None,
         scale: str = "standard",
@@ -149,7 +149,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _probabilities(self, margins: DoubleArray) -> DoubleArray:
         raise NotImplementedError
 
-    def _calibration(self, margins: DoubleArray, rows: IntArray, data: Training) -> tuple[DoubleArray, DoubleArray]:
+    def _calibration(
+        self, margins: DoubleArray, rows: IntArray, data: Training, by_class: DoubleArray
+    ) -> tuple[DoubleArray, DoubleArray]:
         """Slope and offset per margin, from out-of-fold margins of shape (k, len(rows))."""
         return np.ones(len(margins)), np.zeros(len(margins))
 
@@ -181,7 +183,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return center, np.where(flat | (spread == 0), np.inf, spread) * np.sqrt(d)
 
     def _sweep(
-        self, data: Training, plan: _Plan, strengths: DoubleArray, center: DoubleArray, spread: DoubleArray
+        self,
+        data: Training,
+        plan: _Plan,
+        by_class: DoubleArray,
+        strengths: DoubleArray,
+        center: DoubleArray,
+        spread: DoubleArray,
     ) -> _Fitted:
         """Solve for all folds and strengths, and for more where the best strength is at an edge."""
         from vecstore.probes.sweep import SMALL, Sweep

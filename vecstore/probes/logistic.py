@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import expit, softmax
 
 from vecstore.probes.linear import LinearProbe
-from vecstore.probes.sweep import LossName
 from vecstore.records import DoubleArray, TaskKind
+
+if TYPE_CHECKING:
+    from vecstore.probes.sweep import LossName
 
 
 class LogisticProbe(LinearProbe):
@@ -29,7 +33,7 @@ class LogisticProbe(LinearProbe):
         Of the folds.
     nested : bool
         Whether the strength is chosen anew for each fold without that fold, so that `oof_` is honest about the
-        choice too. Costs about three times as much.
+        choice too. Costs about twice as much.
 
     Attributes
     ----------

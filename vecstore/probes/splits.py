@@ -138,10 +138,10 @@ def grouped_folds(
     most = _most_folds(holders, n_folds, several_labels, names)
     for folds in range(most, 1, -1):
         must = holders >= folds if several_labels else np.ones(len(holders), bool)
-        fewest, best = np.inf, codes
+        fewest, best = present.size + folds, codes
         for attempt in range(ATTEMPTS):
             dealt = _deal(counts, folds, seed, attempt)[codes]
-            lacking = folds * int(must.sum()) - np.count_nonzero(_sum_by_group(dealt, present[:, must]))
+            lacking = folds * int(must.sum()) - int(np.count_nonzero(_sum_by_group(dealt, present[:, must])))
             if lacking < fewest:
                 fewest, best = lacking, dealt
             if not lacking:

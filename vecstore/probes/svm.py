@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import expit
 
 from vecstore.probes.inputs import Training
 from vecstore.probes.linear import LinearProbe
-from vecstore.probes.sweep import LossName
 from vecstore.records import DoubleArray, IntArray, TaskKind
+
+if TYPE_CHECKING:
+    from vecstore.probes.sweep import LossName
 
 LEAST_SLOPE = 1e-3  # of log-odds per spread of margins: what cannot be told apart must not turn the order around
 
@@ -47,9 +51,12 @@ class SVMProbe(LinearProbe):
             return np.asarray(chances)
         return np.asarray(chances / np.maximum(chances.sum(axis=1, keepdims=True), np.finfo(float).tiny))
 
-    def _calibration(self, margins: DoubleArray, rows: IntArray, data: Training) -> tuple[DoubleArray, DoubleArray]:
+    def _calibration(
+        self, margins: DoubleArray, rows: IntArray, data: Training, by_class: DoubleArray
+    ) -> tuple[DoubleArray, DoubleArray]:
         truth = data.truth()[:, rows]
-        pairs = [_platt(*column, data.weights[rows]) for column in zip(margins, truth, strict=True)]
+        weights = np.broadcast_to(data.weights * by_class, (len(truth), len(data.weights)))[:, rows]
+        pairs = [_platt(*column) for column in zip(margins, truth, weights, strict=True)]
         slopes, offsets = np.array(pairs).T
         return slopes, offsets
 

@@ -115,7 +115,11 @@ def known_items(store: Store, source: str, locators: Sequence[str]) -> dict[str,
     text = "SELECT item, space FROM failures WHERE item IN ({})"
     for item, space in in_pieces(store.catalog.rows, text, [row[1] for row in rows]):
         failed.setdefault(item, set()).add(space)
-    return {keys[row[0]]: Known(*row[1:7], frozenset(failed.get(row[1], ()))) for row in rows}
+    found = {}
+    for key, item, size, mtime_ns, content, content_hash, sha256 in rows:
+        spaces = frozenset(failed.get(item, ()))
+        found[keys[key]] = Known(item, size, mtime_ns, content, content_hash, sha256, spaces)
+    return found
 
 
 def known_contents(store: Store, hashes: Sequence[bytes]) -> dict[bytes, int]:

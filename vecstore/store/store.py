@@ -275,6 +275,7 @@ class Store:
             "fingerprint": passport.fingerprint,
             "passport": passport.to_json(),
             "dim": passport.dim,
+            "layout": "one-per-content",  # also the default of the table, but a digest is taken of what is given
         }
         with suppress(_MadeMeanwhileError), self.write("ingest", arguments) as tx:
             self.commit = tx.commit
