@@ -84,7 +84,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def run(store: Path, archive: Path, **options: Any) -> IngestResult:
-    return ingest(store, archive, **{"encoder": "fake", **options})
+    return ingest(store, archive, **{"encoder": "fake:64", **options})
 
 
 def counts(result: IngestResult) -> dict[str, int]:
@@ -395,7 +395,7 @@ def test_two_encoders_open_each_picture_once(path: Path, archive: Path) -> None:
 
 
 def test_two_names_of_one_encoder_are_one_space(path: Path, archive: Path) -> None:
-    result = run(path, archive, encoder=["fake", "fake:64"])
+    result = run(path, archive, encoder=["fake", "fake:32"])
     assert (result.embedded, len(result.spaces)) == (6, 1)
 
 

@@ -16,7 +16,7 @@ from vecstore.errors import Ambiguous, DataError, LabelConflict, NotFound, Usage
 from vecstore.files import PICTURE_SUFFIXES
 from vecstore.records import LabelTable, Split, TaskKind, Value
 from vecstore.store import Items, Label, Store, Task
-from vecstore.tables import convert, read_table
+from vecstore.tables import ColumnType, convert, is_integer, is_real, read_table
 
 POSITIVE = frozenset({"1", "true", "yes"})
 NEGATIVE = frozenset({"0", "false", "no"})
@@ -290,6 +290,7 @@ class _Rows:
         if len(set(value_at)) < len(value_at):
             raise UsageError(f"{name}: a label column is named twice", expected="each once", do="check --value")
         types = {table.columns[at]: (at, table.types()[table.columns[at]]) for at in map(table.column, columns)}
+        held = {column.casefold(): kind for column, kind in store.columns().items()}
         body = list(table.rows())
         keys = [_key_text(row[key_at]) for row in body]
         rule = _rule(store, items, keys, key_column, target)
@@ -309,7 +310,7 @@ class _Rows:
             for item in found:
                 rows.entries[item].append(entry)
                 for column, (at, kind) in types.items():
-                    cell = convert(row[at], kind)
+                    cell = _cell(row[at], kind, held.get(column.casefold(), kind))
                     if cell is not None and rows.columns[column].setdefault(item, cell) != cell:
                         differing[column].add(item)
         rows.differing = {column: len(found) for column, found in differing.items()}
@@ -387,6 +388,15 @@ class _Rows:
         if len(self.values) > 1:
             texts = tuple(name for name, text in zip(self.values, texts, strict=True) if text == "1") or ("none",)
         return ";".join(texts) + (f" ({entry.split})" if entry.split else "")
+
+
+def _cell(cell: Any, kind: ColumnType, held: str) -> Value:
+    """A cell in its column's type; one word in a column of numbers does not turn the others into text."""
+    value = convert(cell, kind)
+    if isinstance(value, str) and held != "TEXT":
+        text = value.strip()
+        return int(text) if is_integer(text) else float(text) if is_real(text) else value
+    return value
 
 
 def _names(value: str | Sequence[str] | None) -> list[str]:

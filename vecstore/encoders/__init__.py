@@ -1,16 +1,8 @@
-"""Encoders."""
+"""Encoders: pictures to vectors of unit length. `open_encoder` by name; `Encoder` in `base`.
 
-from __future__ import annotations
+Nothing heavy is imported until an encoder is opened.
+"""
 
-import os
+from vecstore.encoders.registry import Family, list_encoders, open_encoder
 
-from vecstore.encoders.base import Encoder
-
-
-def open_encoder(
-    name: str, *, weights: str | os.PathLike[str] | None = None, device: str | None = None, compute: str | None = None
-) -> Encoder:
-    """Open an encoder by name."""
-    from vecstore.encoders.fake import FakeEncoder
-
-    return FakeEncoder(int(name.partition(":")[2] or 64))
+__all__ = ["Family", "list_encoders", "open_encoder"]

@@ -65,8 +65,11 @@ class ExactIndex(Index):
     kind: ClassVar[str] = "exact"
     engine: ClassVar[str] = f"faiss {faiss.__version__}"
 
-    def __init__(self, ids: IntArray, flat: Any) -> None:
+    def __init__(self, ids: IntArray, flat: Any, owner: Any = None) -> None:
         self._ids, self._flat = ids, flat
+        # What was read owns the flat index in it. Taking it over (`this.own`) drops references to faiss's own
+        # classes (1.15.1), until one is freed and the process crashes.
+        self._owner = owner
         # A view into faiss's memory: valid as long as `_flat` lives and nothing is added to it.
         n, dim = len(ids), int(flat.d)
         self._vectors: FloatArray = (
@@ -160,9 +163,7 @@ class ExactIndex(Index):
             raise ValueError(f"{flat.ntotal} vectors of length {flat.d} with {len(ids)} ids")
         if n and (ids[0] < 0 or (np.diff(ids) <= 0).any()):
             raise ValueError("its ids are not in ascending order")
-        mapped.own_fields = False
-        flat.this.own(True)
-        return cls(ids, flat)
+        return cls(ids, flat, mapped)
 
 
 def _all_of(vectors: FloatArray) -> Fetch:

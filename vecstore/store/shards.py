@@ -105,7 +105,8 @@ def write_shard(
     dim = vectors.shape[1]
     table = pa.Table.from_arrays(
         [
-            pa.array(contents),
+            # From its buffer: pa.array would import pandas, where that is installed, to ask whether this is a Series.
+            pa.Array.from_buffers(pa.int64(), len(contents), [None, pa.py_buffer(np.ascontiguousarray(contents))]),
             _fixed_bytes(b"".join(hashes[i] for i in order), 16, len(contents)),
             _fixed_bytes(vectors, 2 * dim, len(contents)),
         ],

@@ -1,0 +1,90 @@
+"""Pages: everything of a result is on its page, with pictures, and nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vecstore.errors import UsageError
+from vecstore.evaluate import evaluate
+from vecstore.pages import write_similar_page, write_training_page
+from vecstore.search import search
+from vecstore.store import Store
+from vecstore.train import train
+
+_PICTURE = re.compile(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
+
+
+def _pictures(page: str) -> list[bytes]:
+    return [base64.b64decode(text) for text in _PICTURE.findall(page)]
+
+
+def test_the_page_of_a_search_has_every_hit_with_its_picture(colour_store: Store, tmp_path: Path) -> None:
+    result = search(colour_store, 5, 10, where="age > 41", thumbnails=True)
+    write_similar_page(colour_store, result, tmp_path / "similar.html")
+    page = (tmp_path / "similar.html").read_text(encoding="utf-8")
+    assert result.thumbnail is not None
+    hashes = colour_store.hashes_of([5, *(hit.item_id for hit in result.hits)])
+    stored = colour_store.thumbnails.get(list(hashes.values()))
+    shown = _pictures(page)
+    assert len(shown) == 11 and set(shown) == set(stored.values())
+    for hit in result.hits:
+        assert hit.locator.rpartition("/")[2] in page and str(hit.metadata["patient"]) in page
+        assert f"{hit.score:.3f}" in page
+    for text in ("fake-64", "age &gt; 41", "left out (patient): 3 items", f"commit {colour_store.commit}", "exact"):
+        assert text in page
+    assert str(result.searched) in page
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)", page)
+    assert (tmp_path / "similar.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_page_without_thumbnails_still_has_every_hit(colour_store: Store, tmp_path: Path) -> None:
+    (colour_store.path / "thumbnails.sqlite").unlink()
+    with Store(colour_store.path) as store:
+        result = search(store, 5, 4, thumbnails=True)
+        write_similar_page(store, result, tmp_path / "similar.html")
+    page = (tmp_path / "similar.html").read_text(encoding="utf-8")
+    assert result.thumbnail is None and _pictures(page) == []
+    assert all(hit.locator.rpartition("/")[2] in page for hit in result.hits)
+
+
+def test_a_new_picture_is_shown_beside_its_hits(
+    colour_store: Store, tmp_path: Path, paint: Callable[[Path, str, int], None]
+) -> None:
+    paint(tmp_path / "dir" / "<b>new.png", "red", 3)
+    result = search(colour_store, tmp_path / "dir" / "<b>new.png", 2, thumbnails=True)
+    write_similar_page(colour_store, result, tmp_path / "similar.html")
+    page = (tmp_path / "similar.html").read_text(encoding="utf-8")
+    assert result.thumbnail in _pictures(page) and "&lt;b&gt;new.png" in page and "<b>new" not in page
+    assert "nothing left out" in page
+    assert str(tmp_path) not in page  # where pictures lie on this machine is nobody's business
+
+
+def test_a_page_of_no_hits_says_so(colour_store: Store, tmp_path: Path) -> None:
+    result = search(colour_store, 5, 3, where="age > 1000")
+    write_similar_page(colour_store, result, tmp_path / "similar.html")
+    assert "0 of 3: no more items fit" in (tmp_path / "similar.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("model", ["probe", "knn"])
+def test_the_page_of_a_training_has_its_record(colour_store: Store, tmp_path: Path, model: str) -> None:
+    probe = train(colour_store, "colour", model=model)
+    write_training_page(colour_store, probe, tmp_path / "a.html")
+    write_training_page(colour_store, evaluate(colour_store, "colour"), tmp_path / "b.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
+    for text in ("colour", "fake-64", f"{probe.record.auc:.3f}", "labelled.vecs", *probe.record.classes):
+        assert text in page
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)", page)
+
+
+def test_a_page_without_a_folder_is_refused(colour_store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="its folder does not exist"):
+        write_similar_page(colour_store, search(colour_store, 1, 2), tmp_path / "no" / "similar.html")
+    probe = train(colour_store, "colour", model="knn")
+    with pytest.raises(UsageError, match="a folder has this name"):
+        write_training_page(colour_store, probe, tmp_path)
