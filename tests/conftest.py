@@ -18,7 +18,7 @@ from PIL import Image
 from vecstore.records import UInt8Array
 from vecstore.store import Store
 
-COLOURS = {"red": (190, 70, 60), "green": (60, 180, 70), "blue": (60, 70, 190)}
+COLOURS = {"red": (170, 120, 120), "green": (120, 170, 120), "blue": (120, 120, 170)}
 PATIENTS_PER_COLOUR, PICTURES_PER_PATIENT = 7, 3
 
 
@@ -35,7 +35,7 @@ def shared() -> Path:
 
 
 def _coloured(colour: str, seed: int) -> UInt8Array:
-    noise = np.random.default_rng(seed).normal(0, 60, (12, 12, 3))
+    noise = np.random.default_rng(seed).normal(0, 80, (12, 12, 3))
     pixels: UInt8Array = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
     return pixels
 
@@ -80,7 +80,7 @@ def _bare_store(tmp_path_factory: pytest.TempPathFactory, colour_archive: Path) 
 
     path = tmp_path_factory.mktemp("bare") / "colours.vecs"
     with Store.create(path) as store:
-        ingest(store, colour_archive, encoder="fake")
+        ingest(store, colour_archive, encoder="fake:64")
     return path
 
 
@@ -126,7 +126,7 @@ def _shared_stores(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Ca
         if archive not in made:
             path = tmp_path_factory.mktemp("shared") / "shared.vecs"
             with Store.create(path) as store:
-                ingest(store, shared / archive, encoder="fake", thumbnails=False)
+                ingest(store, shared / archive, encoder="fake:64", thumbnails=False)
             made[archive] = path
         return made[archive]
 
@@ -167,7 +167,8 @@ def names_opened(_audited: None) -> Callable[[], AbstractContextManager[list[str
     @contextmanager
     def listen() -> Iterator[list[str]]:
         global _listening
-        _listening = found = []
+        found: list[str] = []
+        _listening = found
         try:
             yield found
         finally:

@@ -43,14 +43,8 @@ def _by_group(data: Dataset) -> list[set[str]]:
 def test_arrays_are_what_scikit_learn_takes(colour_store: Store) -> None:
     data = dataset(colour_store, "colour")
     X, y, groups = data.arrays()
-    assert (X.shape, X.dtype, y.shape, y.dtype, groups.shape, groups.dtype) == (
-        (63, 64),
-        np.float32,
-        (63,),
-        np.int64,
-        (63,),
-        np.int64,
-    )
+    assert [X.shape, y.shape, groups.shape] == [(63, 64), (63,), (63,)]
+    assert [X.dtype.name, y.dtype.name, groups.dtype.name] == ["float32", "int64", "int64"]
     np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, atol=1e-3)
     assert data.classes == ["blue", "green", "red"] and len(data) == 63 and not data.test.any()
     locators = dict(zip(colour_store.items().ids.tolist(), colour_store.items().locators, strict=True))
@@ -125,7 +119,7 @@ def _with_copies(store: Store, root: Path, paint: Paint) -> None:
     for number in range(12):
         paint(root / "x" / f"P{number // 2}_{number % 2}.png", "red", 500 + number)
     (root / "x" / "P2_0.png").write_bytes((root / "x" / "P1_1.png").read_bytes())
-    ingest(store, root / "x", encoder="fake", thumbnails=False)
+    ingest(store, root / "x", encoder="fake:64", thumbnails=False)
 
 
 def test_groups_that_share_a_picture_are_one(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
@@ -139,17 +133,26 @@ def test_groups_that_share_a_picture_are_one(bare_store: Store, tmp_path: Path, 
     assert {"P1_1.png", "P2_0.png"} in alone and len(alone) == 11
 
 
-def test_groups_are_one_even_if_the_shared_picture_has_no_label(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
+def test_groups_are_one_even_if_the_shared_picture_has_no_label(
+    bare_store: Store, tmp_path: Path, paint: Paint
+) -> None:
     _with_copies(bare_store, tmp_path, paint)
     rows = [(f"P{n // 2}_{n % 2}.png", "ab"[n // 2 % 2], f"P{n // 2}") for n in range(12)]
     _label(bare_store, rows, ("file", "label", "patient"), columns=["patient"])
-    _label(bare_store, (r for r in rows if r[0] not in ("P1_1.png", "P2_0.png")), ("file", "label", "patient"), task="u")
+    _label(
+        bare_store, (r for r in rows if r[0] not in ("P1_1.png", "P2_0.png")), ("file", "label", "patient"), task="u"
+    )
     assert {"P1_0.png", "P2_1.png"} in _by_group(dataset(bare_store, "u", min_groups=1))
     some = dataset(bare_store, "t", min_groups=1, where="locator not in ('P1_1.png', 'P2_0.png')")
     assert {"P1_0.png", "P2_1.png"} in _by_group(some)
 
 
 # Parts
+
+
+def _dropped(items: int, groups: int) -> str:
+    what = f"{items} training items were dropped, of {groups} groups (or identical pictures)"
+    return f"official split: {what} that are also in the test part"
 
 
 def _parts(store: Store, parts: Callable[[str, int], str]) -> None:
@@ -163,13 +166,14 @@ def _parts(store: Store, parts: Callable[[str, int], str]) -> None:
 
 def test_test_stays_and_training_pictures_of_its_patients_are_dropped(colour_store: Store) -> None:
     # P0 and P1 have their last picture in the test part.
-    _parts(colour_store, lambda p, view: "test" if p in ("P18", "P19", "P20") or (p in ("P0", "P1") and view == 2) else "train")
+    _parts(
+        colour_store,
+        lambda p, view: "test" if p in ("P18", "P19", "P20") or (p in ("P0", "P1") and view == 2) else "train",
+    )
     data = dataset(colour_store, "t")
     assert int(data.test.sum()) == 9 + 2
     assert len(data) == 63 - 4
-    assert data.notes == [
-        "official split: 4 training items were dropped, of 2 groups (or identical pictures) that are also in the test part"
-    ]
+    assert data.notes == [_dropped(4, 2)]
     assert not np.isin(data.groups[data.test], data.groups[~data.test]).any()
 
 
@@ -246,12 +250,12 @@ def test_several_spaces_must_be_named_and_items_without_vector_are_counted(
 ) -> None:
     for patient in ("p00", "p01", "p02"):
         shutil.copytree(colour_archive / patient, tmp_path / "part" / patient)
-    ingest(colour_store, tmp_path / "part", encoder="fake:32", thumbnails=False)
-    with pytest.raises(Ambiguous, match="has 2 spaces; expected one of: fake-64, fake-32; name it: --space NAME"):
+    ingest(colour_store, tmp_path / "part", encoder="fake:24", thumbnails=False)
+    with pytest.raises(Ambiguous, match="has 2 spaces; expected one of: fake-64, fake-24; name it: --space NAME"):
         dataset(colour_store, "colour")
-    small = dataset(colour_store, "colour", space="FAKE-32", classes=["red", "blue"])
-    assert small.space.dim == 32
-    assert "36 labelled items have no vector in the space fake-32" in small.notes
+    small = dataset(colour_store, "colour", space="FAKE-24", classes=["red", "blue"])
+    assert small.space.dim == 24
+    assert "36 labelled items have no vector in the space fake-24" in small.notes
 
 
 def test_a_dataset_of_an_earlier_commit_is_that_of_then(colour_store: Store, tmp_path: Path, paint: Paint) -> None:
@@ -259,7 +263,7 @@ def test_a_dataset_of_an_earlier_commit_is_that_of_then(colour_store: Store, tmp
     X, y, groups = dataset(colour_store, "colour").arrays()
     for number in range(5):
         paint(tmp_path / "more" / f"{number}.png", "red", 900 + number)
-    ingest(colour_store, tmp_path / "more", encoder="fake", thumbnails=False)
+    ingest(colour_store, tmp_path / "more", encoder="fake:64", thumbnails=False)
     rows = [(n, "xy"[i % 2]) for i, n in enumerate(colour_store.items().locators)]
     _label(colour_store, rows, ("file", "label"), task="colour")
     assert len(dataset(colour_store, "colour")) == 68
@@ -293,7 +297,7 @@ def test_vectors_do_not_depend_on_order_and_batches(
             csv.writer(file).writerows([("path",), *rows])
         monkeypatch.setattr(FakeEncoder, "batch_size", 7)
         with Store.create(tmp_path / "other.vecs") as other:
-            ingest(other, manifest, encoder="fake", thumbnails=False)
+            ingest(other, manifest, encoder="fake:64", thumbnails=False)
             assert _content_vectors(other) == _content_vectors(bare_store)
     finally:
         manifest.unlink()
@@ -320,9 +324,7 @@ def test_patient_codes_in_both_parts_leave_training(shared: Path, facts: dict[st
     assert len(both) == 39
     assert int(data.test.sum()) == 313 and len(data) == 1003 - dropped
     assert (data.group_column, data.classes) == ("patient", ["NORMAL", "PNEUMONIA"])
-    assert data.notes == [
-        f"official split: {dropped} training items were dropped, of 39 groups (or identical pictures) that are also in the test part"
-    ]
+    assert data.notes == [_dropped(dropped, 39)]
     together = next(group for group in _by_group(data) if "test/NORMAL/NORMAL2-IM-0095-0001.jpeg" in group)
     assert "test/NORMAL/NORMAL2-IM-0096-0001.jpeg" in together  # one picture under two patient codes
 
@@ -372,12 +374,10 @@ def test_official_parts_of_medmnist_lose_what_is_also_in_test(
     n = {part: told["images"][0] for part, told in parts.items()}
     assert int(data.test.sum()) == n["test"] and int((~data.test).sum()) == n["train"] + n["val"] - dropped
     items = store.items()
-    held = {locator for locator, item in zip(items.locators, items.ids, strict=True) if item in set(data.items.tolist())}
+    held = {
+        locator for locator, item in zip(items.locators, items.ids, strict=True) if item in set(data.items.tolist())
+    }
     assert ("train/00115" in held) == (not dropped) or "breast" not in name
     told = [note for note in data.notes if "dropped" in note]
-    assert told == (
-        ["official split: 1 training items were dropped, of 1 groups (or identical pictures) that are also in the test part"]
-        if dropped
-        else []
-    )
+    assert told == ([_dropped(1, 1)] if dropped else [])
     assert "the official val part joins training for choosing and refit" in data.notes

@@ -95,17 +95,17 @@ def test_nothing_to_export_and_what_does_not_fit_is_refused(colour_store: Store,
 
 def test_a_space_is_named_where_there_are_several(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
     paint(tmp_path / "more" / "1.png", "red", 5)
-    ingest(bare_store, tmp_path / "more", encoder="fake:32", thumbnails=False)
+    ingest(bare_store, tmp_path / "more", encoder="fake:24", thumbnails=False)
     with pytest.raises(Ambiguous, match="name it: --space NAME"):
         export(bare_store, tmp_path / "out.npz")
-    assert export(bare_store, tmp_path / "out.npz", space="fake-32")["rows"] == 1
+    assert export(bare_store, tmp_path / "out.npz", space="fake-24")["rows"] == 1
 
 
 def test_an_earlier_commit_is_exported_as_it_was(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
     then = bare_store.commit
     export(bare_store, tmp_path / "a.npz")
     paint(tmp_path / "more" / "1.png", "red", 5)
-    ingest(bare_store, tmp_path / "more", encoder="fake", thumbnails=False)
+    ingest(bare_store, tmp_path / "more", encoder="fake:64", thumbnails=False)
     with Store(bare_store.path, at=then) as before:
         assert export(before, tmp_path / "b.npz")["rows"] == 63
     with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:

@@ -378,19 +378,19 @@ def test_a_folder_with_other_things_is_not_made_a_store(archive: Path, tmp_path:
 
 
 def test_a_new_encoder_on_an_old_store_embeds_for_that_one_only(path: Path, archive: Path) -> None:
-    run(path, archive, encoder="fake:32")
+    run(path, archive, encoder="fake:16")
     assert counts(run(path, archive, encoder="fake:64")) == {"present": 6, "embedded": 6}
-    assert counts(run(path, archive, encoder=["fake:32", "fake:64"])) == {"present": 6}
+    assert counts(run(path, archive, encoder=["fake:16", "fake:64"])) == {"present": 6}
     with Store(path) as store:
         assert [(space.name, len(store.embedded(space))) for space in store.spaces()] == [
-            ("fake-32", 6),
+            ("fake-16", 6),
             ("fake-64", 6),
         ]
 
 
 def test_two_encoders_open_each_picture_once(path: Path, archive: Path) -> None:
     opened = pictures_opened()
-    assert counts(run(path, archive, encoder=["fake:32", "fake:64"])) == {"added": 6, "embedded": 12}
+    assert counts(run(path, archive, encoder=["fake:16", "fake:64"])) == {"added": 6, "embedded": 12}
     assert pictures_opened() - opened == 6
 
 
@@ -454,11 +454,11 @@ def test_a_failure_in_one_space_does_not_keep_a_picture_out_of_another(
 ) -> None:
     _black(archive / "black.png")
     run(path, archive, encoder="fake:64")
-    run(path, archive, encoder=["fake:64", "fake:32"])
+    run(path, archive, encoder=["fake:64", "fake:16"])
     with Store(path) as store:
-        assert len(store.embedded(store.space("fake-32"))) == 7
+        assert len(store.embedded(store.space("fake-16"))) == 7
         assert len(store.embedded(store.space("fake-64"))) == 6
-    assert counts(run(path, archive, encoder=["fake:64", "fake:32"])) == {"present": 6, "failed_before": 1}
+    assert counts(run(path, archive, encoder=["fake:64", "fake:16"])) == {"present": 6, "failed_before": 1}
 
 
 # Failures
@@ -552,7 +552,7 @@ def test_all_frames_of_a_gif_are_items_and_a_second_run_embeds_nothing(path: Pat
     opened = pictures_opened()
     assert counts(run(path, archive)) == {"present": 4}
     assert pictures_opened() == opened
-    assert counts(run(path, archive, encoder="fake:32")) == {"present": 4, "embedded": 4}
+    assert counts(run(path, archive, encoder="fake:16")) == {"present": 4, "embedded": 4}
     os.utime(archive / "a.gif", (OLD + 9, OLD + 9))
     assert counts(run(path, archive)) == {"present": 4}
 

@@ -35,7 +35,7 @@ def _four(tmp_path_factory: pytest.TempPathFactory, paint: Paint) -> Path:
     for number, name in enumerate(NAMES):
         paint(root / "archive" / name, "red", number)
     with Store.create(root / "four.vecs") as store:
-        ingest(store, root / "archive", encoder="fake", thumbnails=False)
+        ingest(store, root / "archive", encoder="fake:64", thumbnails=False)
     return root / "four.vecs"
 
 
@@ -209,7 +209,7 @@ def test_a_patient_id_finds_the_pseudonym_that_stands_for_it(tmp_path: Path, wri
     for name in ("CT_small.dcm", "MR_small.dcm"):
         shutil.copy(get_testdata_file(name), tmp_path / "archive" / name)
     with Store.create(tmp_path / "dicom.vecs") as store:
-        ingest(store, tmp_path / "archive", encoder="fake", thumbnails=False)
+        ingest(store, tmp_path / "archive", encoder="fake:64", thumbnails=False)
         assert "1CT1" not in store.column("PatientID").values()
         rows = [("id", "kind"), ("1CT1", "ct"), ("4MR1", "mr"), ("unheard of", "mr")]
         for key in ("id=PatientID", "PatientID"):
@@ -227,7 +227,7 @@ def test_a_decomposed_name_in_the_table_finds_the_composed_locator(
     for number, name in enumerate(names):
         paint(tmp_path / "archive" / name, "red", number)
     with Store.create(tmp_path / "s.vecs") as store:
-        ingest(store, tmp_path / "archive", encoder="fake", thumbnails=False)
+        ingest(store, tmp_path / "archive", encoder="fake:64", thumbnails=False)
         for form in ("NFC", "NFD"):
             rows = [(unicodedata.normalize(form, name), kind) for name, kind in zip(names, "xy", strict=True)]
             result = label(store, write([("path", "kind"), *rows]), task="t", key="path", value="kind")
@@ -241,7 +241,7 @@ def test_members_of_an_archive_in_the_archive_are_found_by_their_own_path(
         paint(tmp_path / "packed" / name, "red", number)
     shutil.make_archive(str(tmp_path / "archive" / "set"), "zip", tmp_path / "packed")
     with Store.create(tmp_path / "s.vecs") as store:
-        ingest(store, tmp_path / "archive", encoder="fake", thumbnails=False)
+        ingest(store, tmp_path / "archive", encoder="fake:64", thumbnails=False)
         assert store.items().locators == ["set.zip!x/1.png", "set.zip!y/1.png"]
         rows = [("path", "kind"), ("x/1.png", "x"), ("y/1.png", "y")]
         result = label(store, write(rows), task="t", key="path", value="kind")
@@ -256,7 +256,7 @@ def test_every_frame_of_a_file_gets_the_label_of_the_file(
     for name in ("multipage.tiff", "plain.jpg"):
         shutil.copy(shared / "messy" / name, tmp_path / "archive" / name)
     with Store.create(tmp_path / "s.vecs", DecodeRule(frames="all")) as store:
-        ingest(store, tmp_path / "archive", encoder="fake", thumbnails=False)
+        ingest(store, tmp_path / "archive", encoder="fake:64", thumbnails=False)
         frames = [name for name in store.items().locators if name.startswith("multipage")]
         assert len(frames) > 1
         rows = [("path", "kind"), ("multipage", "x"), ("plain", "y")]
@@ -270,7 +270,7 @@ def alike(tmp_path: Path, paint: Paint) -> Iterator[Store]:
     for number, name in enumerate(("a/1.png", "b/1.png", "b/2.png", "b/2.jpg")):
         paint(tmp_path / "archive" / name, "red", number)
     with Store.create(tmp_path / "alike.vecs") as store:
-        ingest(store, tmp_path / "archive", encoder="fake", thumbnails=False)
+        ingest(store, tmp_path / "archive", encoder="fake:64", thumbnails=False)
         yield store
 
 
@@ -297,7 +297,7 @@ def test_one_locator_in_two_archives_is_refused_until_one_is_named(
     name = bare_store.items().locators[0]
     paint(tmp_path / "other" / name, "blue", 9)
     paint(tmp_path / "other" / "b.png", "red", 10)
-    ingest(bare_store, tmp_path / "other", encoder="fake", thumbnails=False)
+    ingest(bare_store, tmp_path / "other", encoder="fake:64", thumbnails=False)
     table = write([("path", "kind"), (name, "x"), ("b.png", "y")])
     error = _refused(bare_store, Ambiguous, table, task="t", key="path", value="kind")
     assert f"colours: {name}, other: {name}" in error.fact and error.do == "name the archive: --source NAME"
@@ -383,7 +383,13 @@ def test_one_class_is_no_task(four: Store) -> None:
 
 
 def test_several_columns_are_a_label_each_and_empty_is_not_known(four: Store, write: Callable[..., Path]) -> None:
-    rows = [("path", "A", "B"), (NAMES[0], "1", "0"), (NAMES[1], "1.0", ""), (NAMES[2], "yes", "FALSE"), (NAMES[3], "", "")]
+    rows = [
+        ("path", "A", "B"),
+        (NAMES[0], "1", "0"),
+        (NAMES[1], "1.0", ""),
+        (NAMES[2], "yes", "FALSE"),
+        (NAMES[3], "", ""),
+    ]
     result = label(four, write(rows), task="t", key="path", value=["A", "B"])
     assert (result.kind, result.classes, result.counts, result.empty_rows) == ("multi-label", ["A", "B"], {"A": 3}, 1)
     assert _matrix(four, "t") == {
@@ -471,8 +477,8 @@ def test_any_takes_every_label_that_a_row_has(four: Store, write: Callable[..., 
     rows = [("path", "A", "B", "C"), (NAMES[0], "1", "0", ""), (NAMES[0], "0", "no", ""), (NAMES[1], "0", "1", "1")]
     label(four, write(rows), task="t", key="path", value=["A", "B", "C"], on_conflict="any")
     assert _matrix(four, "t") == {NAMES[0]: {"A": 1, "B": 0}, NAMES[1]: {"A": 0, "B": 1, "C": 1}}
-    rows = [("path", "names"), (NAMES[0], "a;b"), (NAMES[0], "c"), (NAMES[1], "a")]
-    label(four, write(rows), task="t", key="path", value="names", delimiter=";", on_conflict="any")
+    names = [("path", "names"), (NAMES[0], "a;b"), (NAMES[0], "c"), (NAMES[1], "a")]
+    label(four, write(names), task="t", key="path", value="names", delimiter=";", on_conflict="any")
     assert _matrix(four, "t")[NAMES[0]] == {"a": 1, "b": 1, "c": 1}
 
 
@@ -483,7 +489,7 @@ def test_equal_values_in_other_words_do_not_conflict(four: Store, write: Callabl
 
 def test_two_parts_of_one_item_conflict_and_have_no_union(four: Store, write: Callable[..., Path]) -> None:
     rows = [("path", "kind", "part"), (NAMES[0], "1", "train"), (NAMES[0], "1", "test"), (NAMES[1], "0", "train")]
-    options = {"task": "t", "key": "path", "value": "kind", "split_column": "part"}
+    options: dict[str, Any] = {"task": "t", "key": "path", "value": "kind", "split_column": "part"}
     error = _refused(four, LabelConflict, write(rows), **options)
     assert "a/one.png (1 (test) / 1 (train))" in str(error)
     error = _refused(four, LabelConflict, write(rows), **options, on_conflict="any")
@@ -503,7 +509,7 @@ def test_columns_keep_the_type_that_all_their_values_have(four: Store, write: Ca
     result = label(four, table, task="t", key="path", value="kind", columns=["id", "AGE", "mm", "source"])
     assert four.columns() == {"age": "INTEGER", "id": "TEXT", "labels.csv_source": "TEXT", "mm": "REAL"}
     assert result.columns == ["id", "age", "mm", "labels.csv_source"]
-    assert sorted(four.column("id").values()) == ["000", "001", "002", "003"]
+    assert sorted(map(str, four.column("id").values())) == ["000", "001", "002", "003"]
     assert len(four.select("age > 51 and mm < 3")) == 1
 
 
@@ -515,10 +521,16 @@ def test_a_single_column_may_be_given_as_text(four: Store, write: Callable[..., 
 def test_rows_that_differ_in_a_column_are_counted_and_the_first_value_stays(
     four: Store, write: Callable[..., Path]
 ) -> None:
-    rows = [("path", "kind", "age"), (NAMES[0], "x", "50"), (NAMES[0], "x", "60"), (NAMES[1], "y", ""), (NAMES[1], "y", "7")]
+    rows = [
+        ("path", "kind", "age"),
+        (NAMES[0], "x", "50"),
+        (NAMES[0], "x", "60"),
+        (NAMES[1], "y", ""),
+        (NAMES[1], "y", "7"),
+    ]
     result = label(four, write(rows), task="t", key="path", value="kind", columns=["age"])
     assert result.differing_values == {"age": 1}
-    assert sorted(four.column("age").values()) == [7, 50]  # type: ignore[type-var]
+    assert set(four.column("age").values()) == {7, 50}
 
 
 def test_values_that_do_not_fit_the_type_of_a_column_are_left_out_and_counted(
@@ -581,7 +593,15 @@ def test_add_takes_columns_in_any_order_and_number(four: Store) -> None:
     label(four, table, task="t", key="path", value=["A", "B"])
     more = pl.DataFrame({"path": NAMES[2:3], "A": [1], "B": [0]})
     label(four, more, task="t", key="path", value=["B", "A"], add=True)
-    label(four, pl.DataFrame({"path": NAMES[3:], "names": ["A;B"]}), task="t", key="path", value="names", delimiter=";", add=True)
+    label(
+        four,
+        pl.DataFrame({"path": NAMES[3:], "names": ["A;B"]}),
+        task="t",
+        key="path",
+        value="names",
+        delimiter=";",
+        add=True,
+    )
     assert _matrix(four, "t") == {
         NAMES[0]: {"A": 1, "B": 0},
         NAMES[1]: {"A": 0, "B": 1},
@@ -637,9 +657,7 @@ Opened = Callable[[str], Store]
 
 
 @pytest.mark.parametrize("name", ["cxr_kermany", "derm_ham10000", "us_busi"])
-def test_a_real_table_is_imported_by_path(
-    shared: Path, facts: dict[str, Any], shared_store: Opened, name: str
-) -> None:
+def test_a_real_table_is_imported_by_path(shared: Path, facts: dict[str, Any], shared_store: Opened, name: str) -> None:
     store, known = shared_store(f"{name}/images.zip"), facts[name]
     result = label(store, shared / name / "labels.csv", task="t", key="file", value=known["label_column"])
     assert (result.rule, result.matched, result.unmatched_rows) == ("exact locator", known["images"], 0)

@@ -16,7 +16,6 @@ from PIL import Image
 from vecstore.encoders import open_encoder
 from vecstore.errors import (
     Ambiguous,
-    DataError,
     EncoderError,
     NotFound,
     PictureError,
@@ -64,7 +63,7 @@ def _more(store: Store, root: Path, paint: Paint, count: int, name: str = "more"
     before = set(store.items().ids.tolist())
     for number in range(count):
         paint(root / name / f"{number}.png", "green", 7000 + number)
-    ingest(store, root / name, encoder="fake", thumbnails=False)
+    ingest(store, root / name, encoder="fake:64", thumbnails=False)
     return sorted(set(store.items().ids.tolist()) - before)
 
 
@@ -124,7 +123,7 @@ def test_equal_scores_are_ordered_by_item_id(bare_store: Store, tmp_path: Path, 
     for number in range(12):
         paint(tmp_path / "same" / f"{number}.png", "red", 4242)
     paint(tmp_path / "same" / "query.png", "red", 4243)
-    ingest(bare_store, tmp_path / "same", encoder="fake", thumbnails=False)
+    ingest(bare_store, tmp_path / "same", encoder="fake:64", thumbnails=False)
     same = sorted(set(bare_store.items().ids.tolist()) - set(range(1, 64)))
     query = int(same[-1])
     result = search(bare_store, query, 5, where="source = 'same'")
@@ -135,12 +134,14 @@ def test_equal_scores_are_ordered_by_item_id(bare_store: Store, tmp_path: Path, 
 def test_identical_pictures_are_the_query_itself(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
     for number in range(3):
         paint(tmp_path / "same" / f"{number}.png", "red", 4242)
-    ingest(bare_store, tmp_path / "same", encoder="fake", thumbnails=False)
+    ingest(bare_store, tmp_path / "same", encoder="fake:64", thumbnails=False)
     result = search(bare_store, 64, 60)
     assert result.excluded == 3 and not {64, 65, 66} & set(_ids(result))
 
 
-@pytest.mark.parametrize(("k", "fact"), [(64, "k = 64 is more than the 63 items of the store"), (0, "k = 0"), (-1, "k = -1")])
+@pytest.mark.parametrize(
+    ("k", "fact"), [(64, "k = 64 is more than the 63 items of the store"), (0, "k = 0"), (-1, "k = -1")]
+)
 def test_k_is_from_one_to_the_number_of_items(bare_store: Store, k: int, fact: str) -> None:
     with pytest.raises(UsageError) as caught:
         search(bare_store, 1, k)
@@ -197,12 +198,12 @@ def test_changed_and_broken_pictures_are_never_found(tmp_path: Path, paint: Pain
     for number in range(8):
         paint(tmp_path / "a" / f"{number}.png", "red", number)
     with Store.create(tmp_path / "s.vecs") as store:
-        ingest(store, tmp_path / "a", encoder="fake", thumbnails=False)
+        ingest(store, tmp_path / "a", encoder="fake:64", thumbnails=False)
         old = store.vectors(store.space(), store.items().contents)
         search(store, 1, 7)
         paint(tmp_path / "a" / "0.png", "blue", 99)
         (tmp_path / "a" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
-        assert ingest(store, tmp_path / "a", encoder="fake", thumbnails=False).failed == 1
+        assert ingest(store, tmp_path / "a", encoder="fake:64", thumbnails=False).failed == 1
         assert 2 not in store.items().ids
         for query in old[:2]:
             result = search(store, query, 7)
@@ -215,9 +216,7 @@ def test_changed_and_broken_pictures_are_never_found(tmp_path: Path, paint: Pain
             search(store, 2, 3)
 
 
-def test_an_earlier_commit_is_searched_as_it_was(
-    bare_store: Store, tmp_path: Path, paint: Paint
-) -> None:
+def test_an_earlier_commit_is_searched_as_it_was(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
     then, hits = bare_store.commit, search(bare_store, 1, 62).hits
     _more(bare_store, tmp_path, paint, 30)
     search(bare_store, 1, 5)
@@ -278,7 +277,7 @@ def test_an_index_that_is_not_what_was_saved_is_built_again(
     for number in range(63):
         paint(tmp_path / "other" / f"{number}.png", "blue", 8000 + number)
     with Store.create(tmp_path / "other.vecs") as other:
-        ingest(other, tmp_path / "other", encoder="fake", thumbnails=False)
+        ingest(other, tmp_path / "other", encoder="fake:64", thumbnails=False)
         search(other, 1, 5)
         _break(_index_folder(bare_store), how, _index_folder(other))
     sizes = _built(monkeypatch)
@@ -347,7 +346,7 @@ def test_a_new_picture_has_no_group_of_its_own(colour_store: Store, tmp_path: Pa
     paint(tmp_path / "new.png", "red", 31337)
     result = search(colour_store, tmp_path / "new.png", 63)
     assert (result.excluded, result.searched, result.pixels_read) == (0, 63, 1)
-    encoder = open_encoder("fake")
+    encoder = open_encoder("fake:64")
     picture = np.asarray(Image.open(tmp_path / "new.png"))
     query = _unit(encoder.encode([encoder.prepare(picture)]))[0]
     best = _expected(colour_store, query, set(_vectors(colour_store)), 5)
@@ -365,7 +364,7 @@ def test_a_hit_tells_metadata_and_labels(colour_store: Store) -> None:
 def test_a_locator_in_two_archives_is_asked_for_by_id(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
     name = bare_store.items().locators[0]
     paint(tmp_path / "other" / name, "red", 1)
-    ingest(bare_store, tmp_path / "other", encoder="fake", thumbnails=False)
+    ingest(bare_store, tmp_path / "other", encoder="fake:64", thumbnails=False)
     with pytest.raises(Ambiguous) as caught:
         search(bare_store, name, 3)
     assert f"{name} is in 2 sources: 1 (colours), 64 (other)" in caught.value.fact
@@ -388,7 +387,9 @@ def test_one_query_at_a_time(bare_store: Store) -> None:
 
 
 def test_a_text_needs_a_space_with_a_text_tower(bare_store: Store) -> None:
-    with pytest.raises(EncoderError, match="fake:64 has no text tower; expected an open_clip encoder"):
+    with pytest.raises(
+        EncoderError, match="the encoder fake:64 has no text tower; expected a space made by an open_clip encoder"
+    ):
         search(bare_store, text="a red square")
 
 
@@ -422,17 +423,15 @@ def test_a_picture_that_is_none_and_another_encoder_are_refused(
     assert str(tmp_path / "bad.png") in caught.value.fact and caught.value.exit_code == 1
     paint(tmp_path / "new.png", "red", 1)
     with pytest.raises(SpaceMismatch) as mismatch:
-        search(bare_store, tmp_path / "new.png", 3, encoder="fake:32")
-    fingerprints = [bare_store.space().fingerprint.hex()[:12], open_encoder("fake:32").passport.fingerprint.hex()[:12]]
+        search(bare_store, tmp_path / "new.png", 3, encoder="fake:24")
+    fingerprints = [bare_store.space().fingerprint.hex()[:12], open_encoder("fake:24").passport.fingerprint.hex()[:12]]
     assert all(text in mismatch.value.fact for text in fingerprints) and mismatch.value.do
 
 
 # Real pictures
 
 
-def test_real_neighbours_are_those_of_brute_force(
-    shared: Path, shared_store: Callable[[str], Store]
-) -> None:
+def test_real_neighbours_are_those_of_brute_force(shared: Path, shared_store: Callable[[str], Store]) -> None:
     store = shared_store("derm_ham10000/images.zip")
     vectors = _vectors(store)
     twins = dict(zip(store.items().locators, store.items().ids.tolist(), strict=True))

@@ -34,7 +34,7 @@ def test_the_page_of_a_search_has_every_hit_with_its_picture(colour_store: Store
     assert len(shown) == 11 and set(shown) == set(stored.values())
     for hit in result.hits:
         assert hit.locator.rpartition("/")[2] in page and str(hit.metadata["patient"]) in page
-        assert f"{hit.score:.3f}" in page
+        assert f"{hit.score:.4f}" in page
     for text in ("fake-64", "age &gt; 41", "left out (patient): 3 items", f"commit {colour_store.commit}", "exact"):
         assert text in page
     assert str(result.searched) in page

@@ -97,7 +97,7 @@ def test_evaluate_repeats_training_on_a_part_of_the_store(colour_store: Store, c
         ("colour", {"group": "none", "seed": 3}),
         ("colour", {"min_groups": 4, "where": "sex = 'F'"}),
     ):
-        probe = train(colour_store, task, **options)  # type: ignore[arg-type]
+        probe = train(colour_store, task, **options)
         assert asdict(evaluate(colour_store, task).record) == asdict(probe.record)
 
 
@@ -107,7 +107,7 @@ def test_evaluate_repeats_training_after_more_was_ingested_and_labelled(
     probe = train(colour_store, "colour")
     for number in range(30):
         paint(tmp_path / "more" / f"{number}.png", "red", 900 + number)
-    ingest(colour_store, tmp_path / "more", encoder="fake", thumbnails=False)
+    ingest(colour_store, tmp_path / "more", encoder="fake:64", thumbnails=False)
     _add(colour_store, [(f"{n}.png", "red") for n in range(30)], ("file", "label"), task="colour", add=True)
     assert asdict(evaluate(colour_store, "colour").record) == asdict(probe.record)
 
@@ -118,7 +118,9 @@ def test_several_labels_are_trained_scored_and_predicted(colour_store: Store) ->
     for model in ("probe", "svm", "knn"):
         probe = train(colour_store, "t", model=model)
         assert asdict(evaluate(colour_store, "t").record) == asdict(probe.record)
-        assert set(probe.record.auc_per_class) == {"warm", "not blue"}
+        assert list(probe.record.auc_per_class) == ["warm", "not blue"]
+        again = evaluate(colour_store, "t").record
+        assert list(again.auc_per_class) == list(again.training_counts) == ["warm", "not blue"]
     for row in predict(colour_store, "t", where="colour = 'red'"):
         assert set(row.predicted.split(";")) - {""} == {c for c, p in row.probabilities.items() if p >= 0.5}
 
@@ -215,8 +217,8 @@ def test_another_fingerprint_is_refused(colour_store: Store, colour_archive: Pat
     probe = train(colour_store, "colour", model="knn")
     picture = colour_archive / colour_store.items().locators[0]
     with pytest.raises(SpaceMismatch) as caught:
-        predict(colour_store, probe, [picture], encoder="fake:32")
-    assert caught.value.fact.startswith("the encoder fake:32 has the fingerprint ")
+        predict(colour_store, probe, [picture], encoder="fake:24")
+    assert caught.value.fact.startswith("the encoder fake:24 has the fingerprint ")
     assert f"this probe was trained on {probe.record.fingerprint[:12]} (fake:64)" in caught.value.fact
     assert caught.value.expected == "vectors of the space fake-64" and caught.value.exit_code == 1
     assert caught.value.do.startswith("use --encoder fake:64")
@@ -227,7 +229,7 @@ def test_a_store_without_the_space_of_a_probe_is_told_how_to_get_it(
 ) -> None:
     probe = train(colour_store, "colour", model="knn")
     with Store.create(tmp_path / "other.vecs") as other:
-        ingest(other, colour_archive, encoder="fake:32", thumbnails=False)
+        ingest(other, colour_archive, encoder="fake:24", thumbnails=False)
         with pytest.raises(NotFound, match="has no space with the fingerprint") as caught:
             list(predict(other, probe))
     assert "--encoder fake:64" in caught.value.do
@@ -290,7 +292,12 @@ def test_training_says_by_name_what_is_missing(colour_store: Store, colour_label
     with pytest.raises(DataError, match="task 't': no training item is of the class red; expected some of every class"):
         train(colour_store, "t", classes=["red", "blue", "green"])
     assert train(colour_store, "t", model="knn").record.notes[0] == "left out, in fewer than 5 groups: red (0)"
-    _add(colour_store, [(n, _colour(n), "test") for n in colour_store.items().locators], ("file", "label", "part"), split_column="part")
+    _add(
+        colour_store,
+        [(n, _colour(n), "test") for n in colour_store.items().locators],
+        ("file", "label", "part"),
+        split_column="part",
+    )
     with pytest.raises(DataError, match="expected at least two classes"):
         train(colour_store, "t")
     with pytest.raises(DataError, match="no training items are left; expected items outside the test part"):
@@ -372,13 +379,15 @@ def test_after_ingest_no_picture_is_opened(
     assert any(str(colour_archive) + "/" in name for name in names)
 
 
-def test_everything_but_new_pictures_works_without_the_archive(
-    tmp_path: Path, paint: Paint
-) -> None:
+def test_everything_but_new_pictures_works_without_the_archive(tmp_path: Path, paint: Paint) -> None:
     for number in range(30):
-        paint(tmp_path / "archive" / f"{'red' if number % 2 else 'blue'}_{number}.png", "red" if number % 2 else "blue", number)
+        paint(
+            tmp_path / "archive" / f"{'red' if number % 2 else 'blue'}_{number}.png",
+            "red" if number % 2 else "blue",
+            number,
+        )
     with Store.create(tmp_path / "s.vecs") as store:
-        ingest(store, tmp_path / "archive", encoder="fake")
+        ingest(store, tmp_path / "archive", encoder="fake:64")
         shutil.rmtree(tmp_path / "archive")
         (store.path / "thumbnails.sqlite").unlink()
         _add(store, [(n, n.partition("_")[0]) for n in store.items().locators], ("file", "label"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vecstore.errors import DataError, UsageError
-from vecstore.files import write_file
+from vecstore.files import output_file, write_file
 from vecstore.store import Store
 from vecstore.store.shards import write_export
 
@@ -41,16 +40,10 @@ def export(
         Another ending, or no folder to write to.
     NotFound, PredicateRefused, DiskFull, NotWritable
     """
-    target = Path(path)
+    target = output_file(path)
     if target.suffix.lower() not in (".parquet", ".npz"):
         raise UsageError(
             f"{target}: unknown format", expected="a name ending in .parquet or .npz", do="rename the output"
-        )
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(
-            f"{target}: " + ("a folder has this name" if target.is_dir() else "its folder does not exist"),
-            expected="a file in a folder that is there",
-            do="choose another output",
         )
     chosen = store.refresh().space(space)
     items = store.items(where)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from vecstore.errors import DiskFull, NotWritable
+from vecstore.errors import DiskFull, NotWritable, UsageError
 
 PICTURE_SUFFIXES = frozenset(
     ".apng .avif .bmp .dcm .dib .dicom .gif .ico .ima .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .pbm .pgm "
@@ -165,6 +165,24 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def output_file(path: str | os.PathLike[str]) -> Path:
+    """A path that a result may be written to.
+
+    Raises
+    ------
+    UsageError
+        It is a folder, or its folder does not exist.
+    """
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(
+            f"{target}: " + ("a folder has this name" if target.is_dir() else "its folder does not exist"),
+            expected="a file in a folder that is there",
+            do="choose another output",
+        )
+    return target
 
 
 class HashingFile:

@@ -332,8 +332,8 @@ class _Run:
         self.result.spaces = [space.name for space in self.spaces]
         self._learn()
         count = None if isinstance(self.progress, Silent) or self.source.kind == "tar" else _Count(self.source)
-        self.progress.begin("pictures", None)
         try:
+            self.progress.begin("pictures", None)
             self._go_through(listing, count)
         finally:
             self.progress.end()

@@ -37,8 +37,9 @@ def label(
         A task of this name is replaced.
     key : str, optional
         The table's column that names the picture: by path relative to the archive, path without a leading folder,
-        unique base name, unique stem (the cell may end in the suffix of another picture format), item id, or the item column of the same name ("A=B": table column A
-        is item column B). The rule that fits most rows is taken, and named in the result.
+        unique base name, unique stem (the cell may end in the suffix of another picture format), item id, or the
+        item column of the same name ("A=B": table column A is item column B). The rule that fits most rows is
+        taken, and named in the result.
     value : str or sequence of str, optional
         The column with the label; several columns of 0 and 1 make a multi-label task.
     column : str, optional

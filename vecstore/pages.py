@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecstore.files import write_file
+from vecstore.files import output_file, write_file
 from vecstore.records import Hit
 from vecstore.report.similar import QueryCard, similar_page
 from vecstore.report.training import training_page
@@ -21,7 +21,15 @@ _KINDS = {"item": "an item of the store", "picture": "a picture file", "vector":
 
 
 def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLike[str]) -> None:
-    """Write the answer to one query as a self-contained HTML page with thumbnails."""
+    """Write the answer to one query as a self-contained HTML page with thumbnails.
+
+    Raises
+    ------
+    UsageError
+        No folder to write to.
+    DiskFull, NotWritable
+    """
+    target = output_file(path)
     facts = {
         "space": result.space,
         "encoder": result.encoder,
@@ -39,13 +47,14 @@ def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLi
     name = Path(result.query).name if result.kind == "picture" else result.query
     card = QueryCard(name, _KINDS[result.kind], result.thumbnail)
     page = similar_page(card, result.hits, _thumbnails(store, result.hits), facts)
-    write_file(Path(path), page.encode())
+    write_file(target, page.encode())
 
 
 def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]) -> None:
-    """Write what is known of a trained probe as one self-contained HTML page."""
+    """Write what is known of a trained probe as one self-contained HTML page; errors as `write_similar_page`."""
+    target = output_file(path)
     record = probe.record.to_dict() | {"counts": probe.record.training_counts, "store": store.path.name}
-    write_file(Path(path), training_page(record, probe.y, probe.probabilities).encode())
+    write_file(target, training_page(record, probe.y, probe.probabilities).encode())
 
 
 def _thumbnails(store: Store, hits: Iterable[Hit]) -> dict[int, bytes]:

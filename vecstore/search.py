@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vecstore.dataset import group_codes
 from vecstore.embedding import embed_new, pictures_opened
@@ -72,7 +74,7 @@ class _Query:
 
 def search(
     store: Store,
-    query: int | str | os.PathLike[str] | FloatArray | None = None,
+    query: int | np.integer[Any] | str | os.PathLike[str] | npt.NDArray[np.floating[Any]] | None = None,
     k: int = 10,
     *,
     text: str | None = None,

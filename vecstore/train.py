@@ -127,7 +127,7 @@ def train(
             "fit": round(fitted - read, 3),
             "evaluate": round(done - fitted, 3),
         },
-        versions=library_versions(),
+        versions=dict(sorted(library_versions().items())),
     )
     probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities)
     rows = development
@@ -172,4 +172,4 @@ def _parameters(estimator: Any) -> dict[str, Any]:
     chosen = {
         name: value.item() if hasattr(value, "item") else value for name, value in found.items() if value is not None
     }
-    return chosen | {"folds": int(np.max(estimator.folds_)) + 1}
+    return dict(sorted((chosen | {"folds": int(np.max(estimator.folds_)) + 1}).items()))

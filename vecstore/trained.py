@@ -140,6 +140,9 @@ class Probe:
         return np.asarray(self.estimator.predict_proba(vectors), np.float64)
 
 
+_PER_CLASS = ("counts", "training_counts", "auc_per_class", "auc_interval_per_class")
+
+
 def scored(scores: Scores) -> dict[str, Any]:
     """The fields of a `Record` that scores fill."""
     told = scores.to_dict()
@@ -230,5 +233,9 @@ def _load(store: Store, model: Model) -> Probe:
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `Record` only: a later version may have written more."""
-    return {name: value for name, value in record.items() if name in Record.__dataclass_fields__}
+    """Fields of `Record` only, as a later version may have written more; per class in the order of the classes."""
+    fields = {name: value for name, value in record.items() if name in Record.__dataclass_fields__}
+    rank = {name: i for i, name in enumerate(fields["classes"])}
+    for name in _PER_CLASS:
+        fields[name] = dict(sorted(fields[name].items(), key=lambda entry: rank[entry[0]]))
+    return fields

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
@@ -257,7 +258,7 @@ class Bar:
     def begin(self, what: str, total: int | None) -> None:
         """Show the bar; again: the total is known now."""
         if self._bar is not None:
-            self._bar.update(self._task, total=total)
+            self._bar.update(self._task, total=total, left="left" if total else "")
             return
         from rich.console import Console
         from rich.progress import (
@@ -276,13 +277,21 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task(what, total=total, rate="")
+        self._task = self._bar.add_task(what, total=total, rate="", left="left" if total else "")
         self._start, self._done = time.monotonic(), 0
-        self._bar.start()
+        try:
+            self._bar.start()
+        except BaseException:
+            # Interrupted halfway, which rich's own `stop` is not made for: it leaves the cursor hidden.
+            with suppress(IndexError):
+                self._bar.stop()
+            self._bar.console.show_cursor(True)
+            self._bar = None
+            raise
 
     def step(self, n: int = 1) -> None:
         """Advance."""

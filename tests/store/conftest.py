@@ -190,7 +190,7 @@ def _signed(total: int) -> int:
     return (total + 2**63) % 2**64 - 2**63
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kit() -> Kit:
     return Kit()
 

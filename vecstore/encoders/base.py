@@ -105,4 +105,5 @@ def unit_rows(vectors: FloatArray) -> FloatArray:
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     lengths[~np.isfinite(lengths) | (lengths == 0)] = np.nan
     with np.errstate(invalid="ignore"):  # inf / nan in a row that is refused anyway
-        return (wide / lengths[:, None]).astype(np.float32)
+        rows: FloatArray = (wide / lengths[:, None]).astype(np.float32)
+    return rows

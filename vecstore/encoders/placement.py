@@ -69,7 +69,9 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"no device {name!r}", expected="auto, cpu, cuda, cuda:N or mps", do="check --device") from error
+        raise UsageError(
+            f"no device {name!r}", expected="auto, cpu, cuda, cuda:N or mps", do="check --device"
+        ) from error
     if device.type == "cuda":
         _check_cuda(name, device)
         return torch.device("cuda", device.index or 0)
@@ -100,7 +102,8 @@ def _fast_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16; where it only emulates it, float32 is faster and exact."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8  # before, bfloat16 is emulated
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if device.type != "cpu" or not mkldnn:
         return False
     # Underscored, but torch has no public question; where an older version lacks one, float32 is chosen.
     questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))

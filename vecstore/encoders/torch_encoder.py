@@ -75,7 +75,7 @@ class TorchEncoder(Encoder):
         self._pixels = pixels
         with torch.inference_mode():
             example = pixels.tensor(_example(pixels.size), placement.device)
-            network.to(placement.device, memory_format=torch.channels_last)
+            network.to(placement.device).to(memory_format=torch.channels_last)
             expected = network(example)
             if expected.ndim != 2:
                 raise EncoderError(
@@ -125,19 +125,32 @@ def _fastest(
 
     Of the packed and the plain form in the wanted type, the first that passes; else the network as it is.
     """
-    forms: list[Callable[[], nn.Module]] = [lambda: network.to(placement.dtype)]
-    if placement.on_cpu and placement.dtype != torch.float16:
-        forms.insert(0, lambda: fast_copy(network, example, placement.dtype))
+    dtype = placement.dtype
+    forms: list[Callable[[], nn.Module]] = [lambda: network.to(dtype)]
+    if placement.on_cpu and dtype != torch.float16 and _packs_rightly(network, example, expected):
+        forms.insert(0, lambda: fast_copy(network, example, dtype))
     for form in forms:
         try:
             made = form()
-            got = made(example.to(placement.dtype)).float()
+            got = made(example.to(dtype))
         except _FAILURES:
             continue
-        cosine = F.cosine_similarity(got, expected, dim=1).min().item()
-        if cosine >= MIN_COSINE[placement.dtype] or (placement.asked and made is network):
+        if _cosine(got, expected) >= MIN_COSINE[dtype] or (placement.asked and made is network):
             return made, placement
     return network.float(), Placement(placement.device, torch.float32)
+
+
+def _packs_rightly(network: nn.Module, example: Tensor, expected: Tensor) -> bool:
+    """Whether packing keeps what the network computes; asked in float32, where rounding can't hide a mistake."""
+    try:
+        got = fast_copy(network, example, torch.float32)(example)
+    except _FAILURES:
+        return False
+    return _cosine(got, expected) >= MIN_COSINE[torch.float32]
+
+
+def _cosine(got: Tensor, expected: Tensor) -> float:
+    return F.cosine_similarity(got.float(), expected.float(), dim=1).min().item()
 
 
 def _example(size: tuple[int, int]) -> UInt8Array:

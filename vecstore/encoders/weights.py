@@ -102,7 +102,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].strip()[:200]
 
 
-def load_state(network: nn.Module, state: State, path: Path, ignorable: Callable[[str], bool] = lambda _: False) -> None:
+def load_state(
+    network: nn.Module, state: State, path: Path, ignorable: Callable[[str], bool] = lambda _: False
+) -> None:
     """Put tensors into a network, all of them and into all of it.
 
     Parameters

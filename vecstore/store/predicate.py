@@ -173,15 +173,17 @@ def select(catalog: Path, text: str, at: int, columns: Mapping[str, str], tasks:
         The text is not an expression over the columns, or takes longer than `DEADLINE_SECONDS`.
     """
     known = ["item", "source", "locator", *columns, *tasks]
-    check_text(text, known)
+    words = {token.strip('"').replace('""', '"').casefold() for token in check_text(text, known)}
+    taken = {name.casefold() for name in ("item", "source", "locator", *columns)}
+    named = {name: task for name, task in tasks.items() if name.casefold() in words - taken}
     deadline = time.monotonic() + DEADLINE_SECONDS
     with sqlite_errors(catalog), closing(connect(catalog, "ro")) as connection:
-        connection.execute(f"CREATE TEMP VIEW visible AS {_view(at, list(columns), tasks)}").close()
+        connection.execute(f"CREATE TEMP VIEW visible AS {_view(at, list(columns), named)}").close()
         connection.execute("PRAGMA query_only=ON").close()
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-        connection.set_authorizer(_authorizer(2 + len(tasks)))
+        connection.set_authorizer(_authorizer())
         try:
             with closing(connection.execute(f"SELECT item FROM visible WHERE (\n{text}\n)")) as cursor:
                 rows = cursor.fetchall()
@@ -202,41 +204,43 @@ def select(catalog: Path, text: str, at: int, columns: Mapping[str, str], tasks:
 
 
 def _view(at: int, columns: Sequence[str], tasks: Mapping[str, int]) -> str:
-    """The one view: a row per visible item, a column per metadata column and per task."""
+    """The one view: a row per visible item, a column per metadata column and per task that is named."""
     parts = ["s.item AS item", "src.name AS source", "i.locator AS locator"]
     parts += [f"m.{quoted(name)} AS {quoted(name)}" for name in columns]
-    taken = {name.casefold() for name in ("item", "source", "locator", *columns)}
-    parts += [
-        # Cast, because an expression has no affinity: without it `pneumonia = 1` would never find the class '1'.
-        f"CAST((SELECT group_concat(l.class, ';') FROM labels l"
-        f" WHERE l.task = {int(task)} AND l.item = s.item AND l.value > 0) AS TEXT) AS {quoted(name)}"
-        for name, task in tasks.items()
-        if name.casefold() not in taken
+    # Cast, because an expression has no affinity: without it `pneumonia = 1` would never find the class '1'.
+    parts += [f"CAST(t{int(task)}.classes AS TEXT) AS {quoted(name)}" for name, task in tasks.items()]
+    joins = [
+        f" LEFT JOIN (SELECT item, group_concat(class, ';') AS classes FROM labels"
+        f" WHERE task = {int(task)} AND value > 0 GROUP BY item) t{int(task)} ON t{int(task)}.item = s.item"
+        for task in tasks.values()
     ]
     states, metadata = (visible(alias).replace(":at", str(int(at))) for alias in ("s", "m"))
     return (
         f"SELECT {', '.join(parts)} FROM states s JOIN items i ON i.id = s.item JOIN sources src ON src.id = i.source"
-        f" LEFT JOIN metadata m ON m.item = s.item AND {metadata} WHERE {states}"
+        f" LEFT JOIN metadata m ON m.item = s.item AND {metadata}{''.join(joins)} WHERE {states}"
     )
 
 
-def _authorizer(selects: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
-    """Allow our SELECT and the view's own, reading through the view, and harmless functions."""
-    left = selects
+_VIEWED = frozenset({"visible", "states", "items", "sources", "metadata"})
+
+
+def _authorizer() -> Callable[[int, str | None, str | None, str | None, str | None], int]:
+    """Allow our one SELECT and the view's own, reading through the view, and harmless functions."""
+    ours_seen = False
 
     def authorize(action: int, first: str | None, second: str | None, database: str | None, inner: str | None) -> int:
-        nonlocal left
+        nonlocal ours_seen
         if action == sqlite3.SQLITE_SELECT:
-            left -= 1
-            return sqlite3.SQLITE_OK if left >= 0 else sqlite3.SQLITE_DENY
-        # A joined table of which no column is needed is reported with an empty column and no view.
-        if action == sqlite3.SQLITE_READ and (inner == "visible" or first == "visible" or second == ""):
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION and (
-            (second or "").lower() in _FUNCTIONS or (inner == "visible" and second == "group_concat")
-        ):
-            return sqlite3.SQLITE_OK
-        return sqlite3.SQLITE_DENY
+            allowed = inner == "visible" or not ours_seen
+            ours_seen = ours_seen or inner is None
+        elif action == sqlite3.SQLITE_READ:
+            # A joined table of which no column is needed is reported with an empty column and no view.
+            allowed = inner == "visible" or first == "visible" or (second == "" and first in _VIEWED)
+        else:
+            name = (second or "").lower()
+            named = name in _FUNCTIONS or (inner == "visible" and name == "group_concat")
+            allowed = action == sqlite3.SQLITE_FUNCTION and named
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
     return authorize
 

@@ -202,8 +202,13 @@ def read_column(path: Path, name: str, dim: int, rows: int, size_bytes: int) -> 
 
 def read_contents(path: Path, dim: int, rows: int, size_bytes: int) -> IntArray:
     """Content ids of a registered shard, ascending: ndarray of shape (rows,), int64."""
-    contents: IntArray = read_column(path, "content", dim, rows, size_bytes).to_numpy()
-    return contents
+    chunks = read_column(path, "content", dim, rows, size_bytes).chunks
+    return np.concatenate([_integers(chunk) for chunk in chunks])
+
+
+def _integers(column: pa.Array) -> IntArray:
+    """An int64 column as it lies in memory; its `to_numpy` would import pandas, where that is installed."""
+    return np.frombuffer(column.buffers()[1], np.int64, count=len(column), offset=8 * column.offset)
 
 
 def iter_vectors(
@@ -223,8 +228,11 @@ def iter_vectors(
     total, last = 0, -1
     with _opened(path, dim, rows, size_bytes) as file:
         for batch in file.iter_batches(batch_size=ROW_GROUP, columns=["content", "vector"]):
-            ids, column = batch.column(0).to_numpy(zero_copy_only=False), batch.column(1)
-            if column.type.byte_width != 2 * dim or column.null_count or ids[0] <= last or (np.diff(ids) <= 0).any():
+            content, column = batch.columns
+            if content.null_count or column.null_count:
+                raise _damaged(path, "has empty values", f"{rows} rows")
+            ids = _integers(content)
+            if column.type.byte_width != 2 * dim or ids[0] <= last or (np.diff(ids) <= 0).any():
                 raise _damaged(path, "has rows that are out of order", f"{rows} rows sorted by content")
             total, last = total + len(ids), ids[-1]
             data = column.buffers()[1]
