@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import unicodedata
 import zipfile
@@ -534,6 +535,23 @@ def test_a_zip_in_a_folder_is_looked_into(path: Path, archive: Path) -> None:
     assert counts(run(path, archive)) == {"added": 8, "embedded": 7}
     assert contents(path)["more.zip!b/c.png"] == contents(path)["0.png"]
     assert counts(run(path, archive)) == {"present": 8}
+
+
+@pytest.mark.parametrize("look_up", [2, 1024])
+def test_a_tar_with_one_name_twice_never_ends_a_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_up: int
+) -> None:
+    monkeypatch.setattr(ingesting, "_LOOK_UP", look_up)
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w") as tar:
+        for name, seed in (("a.png", 1), ("b.png", 2), ("c.png", 3), ("d.png", 4), ("a.png", 5)):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(noise(seed)), OLD + seed
+            tar.addfile(info, io.BytesIO(noise(seed)))
+    assert run(path, file).added == 4
+    assert set(contents(path)) == {"a.png", "b.png", "c.png", "d.png"}
+    assert run(path, file).embedded <= 1
+    assert len(vectors_by_hash(path)) == 4
 
 
 def _gif(path: Path, values: Sequence[int], time: int = OLD) -> None:

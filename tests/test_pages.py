@@ -77,7 +77,7 @@ def test_the_page_of_a_training_has_its_record(colour_store: Store, tmp_path: Pa
     write_training_page(colour_store, evaluate(colour_store, "colour"), tmp_path / "b.html")
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
-    for text in ("colour", "fake-64", f"{probe.record.auc:.3f}", "labelled.vecs", *probe.record.classes):
+    for text in ("colour", "fake-64", f"{probe.record.auc:.2f}", "labelled.vecs", *probe.record.classes):
         assert text in page
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", page)
 

@@ -206,13 +206,13 @@ def test_an_interrupt_ends_with_130_and_a_hint(archive: Path, tmp_path: Path) ->
 def test_two_kills_with_the_bundled_network(tmp_path: Path) -> None:
     if importlib.util.find_spec("vecstore.encoders.bundled") is None:
         pytest.skip("the bundled encoder is not there yet")
-    archive = _fill(tmp_path / "archive", 80, seed=3)
+    archive = _fill(tmp_path / "archive", 40, seed=3)
     whole = tmp_path / "whole.vecs"
     ingest(whole, archive, encoder="bundled")
     store = tmp_path / "x.vecs"
     killed = 0
-    for wanted in (1, 25):
-        process = _started(store, archive, "bundled", commit=16)
+    for wanted in (1, 12):
+        process = _started(store, archive, "bundled", commit=8)
         _go(process)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
@@ -222,7 +222,7 @@ def test_two_kills_with_the_bundled_network(tmp_path: Path) -> None:
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = _started(store, archive, "bundled", commit=16)
+    process = _started(store, archive, "bundled", commit=8)
     _go(process)
     _finish(process)
     assert killed == 2

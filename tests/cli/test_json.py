@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,19 @@ def test_demo_is_one_object(vecstore: Call, shared: Path, tmp_path: Path, fake_f
     assert all(Path(page).is_file() for page in found["pages"].values())
     again = _only(vecstore("demo", "--medmnist", file, "--folder", tmp_path / "demo", "--json"))
     assert (again["ingest"]["present"], again["ingest"]["embedded"]) == (780, 0)
+
+
+def test_the_demo_of_real_dicom_files_says_what_it_did(vecstore: Call, tmp_path: Path, fake_for_all: None) -> None:
+    done = vecstore("demo", "--folder", tmp_path / "demo")
+    assert done.exit_code == 0, done.output
+    head = re.search(r"(\d+) pictures in the store, (\d+) embedded now, (\d+) failed", done.stdout)
+    assert head, done.stdout
+    assert int(head[1]) > 50
+    assert re.search(
+        r"^modality: AUC [01]\.\d{3} \(\d\.\d{3}-\d\.\d{3}\), out-of-fold, \d+ pictures$", done.stdout, re.M
+    )
+    for page in ("report", "similar"):
+        assert Path(re.search(rf"^{page}  +(/.+)$", done.stdout, re.M)[1]).is_file()  # type: ignore[index]
 
 
 def test_what_json_can_not_hold_becomes_null_or_plain(capsys: pytest.CaptureFixture[str]) -> None:

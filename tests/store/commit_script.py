@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import sys
 
 import numpy as np
 
+from vecstore.records import Value
 from vecstore.store import Store
 from vecstore.store.append import Batch, Picture, Refusal, append, known_items
 
@@ -24,7 +24,7 @@ def make_batch(space: int, dim: int) -> Batch:
     batch = Batch("archive", "folder")
     hashes = [hashlib.md5(b"crash %d" % i).digest() for i in range(20)]
     for i, content in enumerate(hashes):
-        metadata = {"age": 40 + i, "sex": "FM"[i % 2]}
+        metadata: dict[str, Value] = {"age": 40 + i, "sex": "FM"[i % 2]}
         batch.pictures.append(Picture(f"{i}.png", 5, i, hashlib.sha256(content).digest(), "x", content, 8, 8, metadata))
         batch.thumbnails[content] = b"\xff\xd8" + content
     batch.refusals.append(Refusal("bad.png", 1, 1, "decode", "cannot identify it"))
@@ -75,4 +75,4 @@ def _line() -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    serve()

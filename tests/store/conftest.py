@@ -31,9 +31,7 @@ class Kit:
     """Makes batches and reads stores without the code under test where that is possible."""
 
     def passport(self, name: str = "fake", dim: int = DIM) -> Passport:
-        return Passport(
-            f"fake:{name}", "vecstore", name, "none", "", "", (8, 8), "squash", (0.5,), (1.0,), "none", dim
-        )
+        return Passport(f"fake:{name}", "vecstore", name, "none", "", "", (8, 8), "squash", (0.5,), (1.0,), "none", dim)
 
     def hash(self, name: str, version: int = 0) -> bytes:
         return hashlib.md5(f"{name}/{version}".encode()).digest()
@@ -112,8 +110,7 @@ class Kit:
             _count(by_commit, (row["id"], "commits"), _digest("commits", row))
         for table, hidden in (("items", ("size", "mtime_ns")), ("contents", ()), ("sources", ())):
             digests = [
-                _digest(table, {k: v for k, v in row.items() if k not in hidden})
-                for row in self._records(store, table)
+                _digest(table, {k: v for k, v in row.items() if k not in hidden}) for row in self._records(store, table)
             ]
             totals[table] = (len(digests), sum(digests) % 2**64)
         return {key: (rows, _signed(total)) for key, (rows, total) in by_commit.items()}, totals

@@ -117,9 +117,7 @@ def thumbnails(store: Path, kit: Kit) -> int:
         return len(handle.thumbnails.get([row[0] for row in kit.plain(store, "SELECT hash FROM contents")]))
 
 
-def test_an_append_killed_before_any_step_is_all_or_nothing(
-    memory: Path, kit: Kit, base: Path, server: Server
-) -> None:
+def test_an_append_killed_before_any_step_is_all_or_nothing(memory: Path, kit: Kit, base: Path, server: Server) -> None:
     whole = shutil.copytree(base, memory / "whole.vecs")
     steps = server.steps("append", whole, memory / "trace")
     old, new = kit.dump(base), kit.dump(whole)

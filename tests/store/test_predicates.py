@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,14 +31,20 @@ ROWS: dict[str, dict[str, Any]] = {
 ITEMS = {item: {"item": item, **row} for item, row in enumerate(ROWS.values(), 1)}
 
 
-@pytest.fixture
-def filled(store: Store, kit: Kit) -> Store:
+def fill(store: Store, kit: Kit) -> None:
     kit.add(store, ROWS, metadata=lambda name: ROWS[name])
     labels = [Label(i, str(int(i > 2)), 1.0, None) for i in (1, 2, 3, 5)]
     store.add_task("pneumonia", "binary", ["0", "1"], labels, {}, positive="1")
     several = [Label(1, "mass", 1.0, None), Label(1, "nodule", 1.0, None), Label(2, "mass", 0.0, None)]
     store.add_task("Chest findings", "multi-label", ["mass", "nodule"], several, {})
-    return store
+
+
+@pytest.fixture(scope="module")
+def filled(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that is only read."""
+    with kit.create(tmp_path_factory.mktemp("where") / "a.vecs") as store:
+        fill(store, kit)
+        yield store
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,10 @@ def filled(store: Store, kit: Kit) -> Store:
         ("iif(age > 60, sex = 'F', sex = 'X')", [3]),
         ("min(age, 66) = 66 AND max(dose, 3) = 3", [3]),
         ("typeof(dose) = 'null'", [4]),
-        ("date('2020-01-31') = '2020-01-31' AND julianday('2000-01-01') > 0 AND strftime('%Y', '2020-01-01')='2020'", 5),
+        (
+            "date('2020-01-31') = '2020-01-31' AND julianday('2000-01-01') > 0 AND strftime('%Y', '2020-01-01')='2020'",
+            5,
+        ),
         ("CASE WHEN age > 60 THEN sex = 'M' ELSE 0 END", [2, 5]),
         ("CAST(age AS TEXT) = '70'", [3]),
         ("sex COLLATE NOCASE = 'f'", [1, 3]),
@@ -93,7 +101,7 @@ def filled(store: Store, kit: Kit) -> Store:
         ("pneumonia IS NULL", [4]),
         ("pneumonia = '0' OR pneumonia = '1' OR pneumonia = 'x' OR PNEUMONIA IS NULL", 5),
         ("coalesce(pneumonia, \"Chest findings\", 'none') = 'none'", [4]),
-        ('"Chest findings" = \'mass;nodule\'', [1]),
+        ("\"Chest findings\" = 'mass;nodule'", [1]),
         ("\"chest FINDINGS\" LIKE '%nodule%' AND pneumonia = '0'", [1]),
         ("(" * 40 + "age" + ")" * 40 + " = 70", [3]),
         (" AND ".join(["age > 60"] * 150), [2, 3, 5]),
@@ -125,7 +133,7 @@ REFUSED = [
     ("labels.item = 1", "there is no column labels.item"),
     ("main.labels.item = 1", "there is no column main.labels.item"),
     ("item IN pragma_table_info('items')", "not authorized|prohibited|denied|no such"),
-    ("item IN json_each('[1]')", "not authorized|prohibited|denied|no such table"),
+    ("item IN json_each('[1]')", "vtable constructor failed|not authorized|no such table"),
     ("item IN generate_series(1, 5)", "no such table|not authorized|prohibited"),
     ("json('{}') = 1", "not authorized to use function: json"),
     ("note -> 'x' = 1", "not authorized to use function: ->"),
@@ -143,7 +151,7 @@ REFUSED = [
     ("sqlite_version() = ''", "not authorized to use function: sqlite_version"),
     ("last_insert_rowid() = 1", "not authorized to use function: last_insert_rowid"),
     ("changes() = 1", "not authorized to use function: changes"),
-    ("CURRENT_TIMESTAMP > ''", "not authorized to use function: current_timestamp"),
+    ("CURRENT_TIMESTAMP > ''", "not authorized to use function: CURRENT_TIMESTAMP"),
     ("note REGEXP 'x'", "no such function: REGEXP"),
     ("note MATCH 'x'", "MATCH"),
     ("count(*) > 0", "not authorized|misuse"),
@@ -168,7 +176,7 @@ REFUSED = [
     ("[age] = 1", r"'\[' is not allowed"),
     ("`age` = 1", "'`' is not allowed"),
     ("age = 1\0", "is not allowed"),
-    ("sex = \"F\"", 'there is no column "F"; .*text stands in single quotes'),
+    ('sex = "F"', 'there is no column "F"; .*text stands in single quotes'),
     ('"aeg" = 1', 'there is no column "aeg"; .*did you mean age'),
     ("modalty = 'DX'", "there is no column modalty; .*did you mean Modality"),
     ("sex = F", "there is no column F"),
@@ -264,20 +272,22 @@ def test_nothing_can_be_written_through_a_predicate(filled: Store) -> None:
     assert sorted(entry.name for entry in filled.path.iterdir()) == ["catalog.sqlite", "shards"]
 
 
-def test_a_predicate_sees_its_snapshot(filled: Store, kit: Kit) -> None:
-    commit = filled.commit
-    kit.add(filled, ["a.png", "g.png"], metadata=lambda _: {"age": 70, "new": "x"})
-    with Store(filled.path, at=commit) as then:
+def test_a_predicate_sees_its_snapshot(store: Store, kit: Kit) -> None:
+    fill(store, kit)
+    commit = store.commit
+    kit.add(store, ["a.png", "g.png"], metadata=lambda _: {"age": 70, "new": "x"})
+    with Store(store.path, at=commit) as then:
         assert then.select("age = 70").tolist() == [3]
         with pytest.raises(PredicateRefused, match="there is no column new"):
             then.select("new = 'x'")
-    assert filled.refresh().select("age = 70").tolist() == [1, 3, 6]
-    assert filled.select("new = 'x'").tolist() == [1, 6]
+    assert store.refresh().select("age = 70").tolist() == [1, 3, 6]
+    assert store.select("new = 'x'").tolist() == [1, 6]
 
 
-def test_a_column_comes_before_a_task_of_the_same_name(filled: Store) -> None:
-    filled.add_task("SEX", "binary", ["n", "y"], [Label(1, "y", 1.0, None)], {})
-    assert filled.select("sex = 'F'").tolist() == [1, 3]
+def test_a_column_comes_before_a_task_of_the_same_name(store: Store, kit: Kit) -> None:
+    fill(store, kit)
+    store.add_task("SEX", "binary", ["n", "y"], [Label(1, "y", 1.0, None)], {})
+    assert store.select("sex = 'F'").tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -357,26 +367,18 @@ def in_python(tree: Any, row: dict[str, Any]) -> bool | None:
     return None if row[column] is None else bool(COMPARE[sign](row[column], value))
 
 
-@pytest.fixture(scope="module")
-def sampled(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    path: Path = tmp_path_factory.mktemp("where") / "a.vecs"
-    with kit.create(path) as store:
-        kit.add(store, ROWS, metadata=lambda name: ROWS[name])
-        yield store
-
-
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(tree=comparisons())
-def test_a_predicate_finds_what_a_python_filter_finds(sampled: Store, tree: Any) -> None:
+def test_a_predicate_finds_what_a_python_filter_finds(filled: Store, tree: Any) -> None:
     expected = [item for item, row in ITEMS.items() if in_python(tree, row)]
-    assert sampled.select(as_sql(tree)).tolist() == expected
+    assert filled.select(as_sql(tree)).tolist() == expected
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=st.lists(st.sampled_from([*"age sx=<>'\"()-;[]?:@$`%,.*/\\|1F\n", "item", "IN", "select", "LIKE"])))
-def test_any_text_is_answered_or_refused(sampled: Store, text: list[str]) -> None:
+def test_any_text_is_answered_or_refused(filled: Store, text: list[str]) -> None:
     try:
-        found = sampled.select("".join(text))
+        found = filled.select("".join(text))
     except PredicateRefused:
         return
     assert set(found.tolist()) <= set(ITEMS)

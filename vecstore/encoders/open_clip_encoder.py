@@ -1,4 +1,4 @@
-"""`open_clip:ARCH/TAG`, `open_clip:hf-hub:ORG/REPO`, `open_clip:local-dir:PATH`, `open_clip:ARCH` with `--weights FILE`.
+"""`open_clip:ARCH/TAG`, `open_clip:hf-hub:ORG/REPO`, `open_clip:local-dir:PATH`, `open_clip:ARCH` with `--weights`.
 
 Preprocessing is the tag's or the configuration's own. Own weights of a bare architecture take what all tags of that
 architecture agree on; where they don't agree, a tag must be named, because a wrong mean and std would go unnoticed.
@@ -8,7 +8,6 @@ Pictures and texts share the space. Nothing is asked of a hub for a text.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -23,8 +22,8 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from vecstore.encoders.base import unit_rows
+from vecstore.encoders.configs import building, find_weights, listed, open_folder, read_config
 from vecstore.encoders.hub import from_hugging_face, from_url
-from vecstore.encoders.local_folder import find_weights, open_folder
 from vecstore.encoders.placement import Placement, place
 from vecstore.encoders.resize import Fit, Mode
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder
@@ -145,12 +144,12 @@ def _from_registry(name: str, model: str, weights: Path | None) -> _Spec:
             expected=f"an architecture such as {', '.join(near or ['ViT-B-32', 'ViT-L-14'])}",
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    listed = f"one of: {', '.join(f'open_clip:{architecture}/{known}' for known in tags) or 'none published'}"
+    choice = listed([f"open_clip:{architecture}/{known}" for known in tags])
     if slash and tag not in tags:
-        raise NotFound(f"open_clip has no weights {tag!r} of {architecture}", expected=listed)
+        raise NotFound(f"open_clip has no weights {tag!r} of {architecture}", expected=choice)
     if not slash and weights is None:
-        raise UsageError(f"{name} names no weights", expected=listed, do="or give a file with --weights")
-    chosen = open_clip.get_pretrained_cfg(architecture, tag) if slash else _agreed(architecture, tags, listed)
+        raise UsageError(f"{name} names no weights", expected=choice, do="or give a file with --weights")
+    chosen = open_clip.get_pretrained_cfg(architecture, tag) if slash else _agreed(architecture, tags, choice)
     described = architecture
     if chosen.get("quick_gelu") and not config.get("quick_gelu"):
         # open_clip only warns, and then computes with another activation than the weights were trained with.
@@ -159,7 +158,7 @@ def _from_registry(name: str, model: str, weights: Path | None) -> _Spec:
     return _Spec(f"open_clip:{model}", config, described, chosen, file, tag)
 
 
-def _agreed(architecture: str, tags: Sequence[str], listed: str) -> Mapping[str, Any]:
+def _agreed(architecture: str, tags: Sequence[str], choice: str) -> Mapping[str, Any]:
     """The preprocessing that all tags of an architecture share."""
     defaults = asdict(PreprocessCfg())
     found = [
@@ -169,7 +168,7 @@ def _agreed(architecture: str, tags: Sequence[str], listed: str) -> Mapping[str,
     if any(one != found[0] for one in found):
         raise EncoderError(
             f"the published weights of {architecture} differ in their preprocessing",
-            expected=listed,
+            expected=choice,
             do="name the one whose preprocessing your weights were trained with, beside --weights",
         )
     return found[0] if found else {}
@@ -198,11 +197,13 @@ def _from_folder(path: str, weights: Path | None) -> _Spec:
 
 def _configured(name: str, config: Path, file: Path, revision: str, folder: Path | None) -> _Spec:
     """A model from the open_clip_config.json that open_clip writes."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_config(config, name)
     model = content.get("model_cfg")
-    if not isinstance(model, Mapping):
+    if not (isinstance(model, Mapping) and {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys()):
         raise EncoderError(
-            f"{CONFIG} of {name} has no model_cfg", do="write it with open_clip.push_to_hf_hub's helpers"
+            f"{CONFIG} of {name} has no model_cfg of a CLIP model",
+            expected="embed_dim, vision_cfg and text_cfg in it",
+            do="take the file that open_clip wrote beside the weights",
         )
     return _Spec(name, model, canonical_json(model), content.get("preprocess_cfg") or {}, file, revision, folder)
 
@@ -218,7 +219,8 @@ def _build(spec: _Spec) -> nn.Module:
         config["vision_cfg"]["timm_model_pretrained"] = False
     custom = config.pop("custom_text", False) or "hf_model_name" in text
     kind = open_clip.CLIP if not custom else open_clip.CustomTextCLIP
-    model: nn.Module = (open_clip.CoCa if custom and "multimodal_cfg" in config else kind)(**config)
+    with building(spec.name):
+        model: nn.Module = (open_clip.CoCa if custom and "multimodal_cfg" in config else kind)(**config)
     with weights_errors(spec.file):
         open_clip.load_checkpoint(model, str(spec.file), strict=True, weights_only=True)
     return model
@@ -239,7 +241,7 @@ def _tokenizer(spec: _Spec) -> Any:
         raise EncoderError(
             f"the tokenizer {named} of {spec.name} is not on this machine",
             expected="its files in the cache of the hub, or in the folder of the model",
-            do=f"run, where the hub can be reached: huggingface-cli download {named}",
+            do=f"run, where the hub can be reached: hf download {named}",
         ) from error
 
 

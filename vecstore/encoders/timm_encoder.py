@@ -6,7 +6,6 @@ bare architecture take the configuration of its first tag; the passport records 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -19,8 +18,8 @@ import timm
 import timm.data
 from torch import nn
 
+from vecstore.encoders.configs import building, find_weights, listed, open_folder, read_config
 from vecstore.encoders.hub import from_hugging_face, from_url, torch_checkpoints
-from vecstore.encoders.local_folder import find_weights, open_folder
 from vecstore.encoders.placement import place
 from vecstore.encoders.resize import Fit, Mode, interpolations
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder
@@ -56,9 +55,10 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
         spec = _from_hub(name, rest.removeprefix("hf-hub:"), weights)
     else:
         spec = _from_registry(name, rest, weights)
-    network = timm.create_model(
-        spec.architecture, pretrained=False, pretrained_cfg=dict(spec.config), num_classes=0, **spec.arguments
-    )
+    with building(spec.name):
+        network: nn.Module = timm.create_model(
+            spec.architecture, pretrained=False, pretrained_cfg=dict(spec.config), num_classes=0, **spec.arguments
+        )
     _load(network, spec)
     settings = timm.data.resolve_data_config(model=network)
     pixels = _pixels(settings, name)
@@ -92,12 +92,13 @@ def _from_registry(name: str, model: str, weights: Path | None) -> _Spec:
             expected=f"an architecture such as {', '.join(near or ['resnet18', 'vit_small_patch14_dinov2'])}",
         )
     tags = [known for known in timm.list_pretrained(f"{architecture}.*") if known.partition(".")[0] == architecture]
+    choice = listed([f"timm:{known}" for known in tags])
     if tag and model not in tags:
-        raise NotFound(f"timm has no weights {model!r}", expected=f"one of: {', '.join(tags) or 'none published'}")
+        raise NotFound(f"timm has no weights {model!r}", expected=choice)
     if not tag and weights is None:
         raise UsageError(
             f"{name} names no weights",
-            expected=f"one of: {', '.join(f'timm:{known}' for known in tags) or 'none published'}",
+            expected=choice,
             do="or give a file with --weights",
         )
     known = timm.get_pretrained_cfg(model)
@@ -132,7 +133,7 @@ def _from_folder(path: str, weights: Path | None) -> _Spec:
 
 def _configured(name: str, config: Path, file: Path, revision: str) -> _Spec:
     """A model from the config.json that timm writes."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_config(config, name)
     architecture = str(content.get("architecture", ""))
     if not timm.is_model(architecture):
         raise EncoderError(

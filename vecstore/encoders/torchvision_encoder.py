@@ -14,6 +14,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from vecstore.encoders.configs import listed
 from vecstore.encoders.hub import from_url, torch_checkpoints
 from vecstore.encoders.placement import place
 from vecstore.encoders.resize import Fit
@@ -97,7 +98,7 @@ def _member(architecture: str, name: str, published: dict[str, Any]) -> Any:
 
 
 def _listed(architecture: str, published: dict[str, Any]) -> str:
-    return "one of: " + ", ".join(f"torchvision:{architecture}/{name}" for name in published)
+    return listed([f"torchvision:{architecture}/{name}" for name in published])
 
 
 def _remove_head(architecture: str, network: nn.Module) -> str:
