@@ -214,22 +214,18 @@ def test_a_lock_that_is_not_given_back_is_an_error_that_says_how_long(
     assert store.items().locators == ["a"]
 
 
-def test_a_writer_waits_for_a_reader_with_the_same_patience_at_the_end(store: Store, kit: Kit) -> None:
+def test_a_writer_waits_for_a_reader_with_the_same_patience_at_the_end(store: Store) -> None:
     """The short time-out, after which a writer says that it waits, must not be that of its COMMIT."""
     reader = connect(store.catalog.path, "ro")
-    cursor = reader.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT * FROM items, n")
-    kit.plain(store.path, "SELECT 1")
-    kit_batch = kit.batch(store.spaces(), ["a"])
     held = reader.execute("SELECT * FROM commits")
     held.fetchone()
     release = threading.Timer(1.2, held.close)
     release.start()
     started = time.monotonic()
     with store.write("test", {}, lambda: None) as tx:
-        tx.counts["batch"] = len(kit_batch.pictures)
+        tx.counts["x"] = 1
     assert 0.8 < time.monotonic() - started < 10
     release.join()
-    cursor.close()
     reader.close()
 
 
