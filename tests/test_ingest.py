@@ -841,3 +841,12 @@ def test_errors_of_ingest_belong_to_our_tree(path: Path, tmp_path: Path) -> None
         with pytest.raises(VecstoreError, match="expected"):
             run(path, wrong)
     assert not path.exists()
+
+
+def test_a_space_name_for_vectors_that_have_a_space_already_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    Image.new("RGB", (9, 9), "red").save(folder / "a.png")
+    ingest(tmp_path / "s.vecs", folder, encoder="fake:8", space="first")
+    with pytest.raises(UsageError, match="are in the space 'first' already; expected one space per fingerprint; leave --space"):
+        ingest(tmp_path / "s.vecs", folder, encoder="fake:8", space="second")

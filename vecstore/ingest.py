@@ -357,7 +357,14 @@ class _Run:
     def _space(self, name: str, encoder: Encoder) -> Space:
         """The encoder's space; a taken default name gets the start of the fingerprint behind it."""
         try:
-            return self.store.add_space(name, encoder.passport, self.arguments)
+            space = self.store.add_space(name, encoder.passport, self.arguments)
+            if self.space_name and space.name.casefold() != self.space_name.casefold():
+                raise UsageError(
+                    f"the vectors of {encoder.passport.encoder} are in the space {space.name!r} already",
+                    expected="one space per fingerprint",
+                    do=f"leave --space away, or name that one: --space {space.name}",
+                )
+            return space
         except Ambiguous:
             if self.space_name:
                 raise

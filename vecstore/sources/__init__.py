@@ -67,6 +67,7 @@ def open_source(archive: str | os.PathLike[str], *, kind: str | None = None, pat
         raise ArchiveError(
             f"{path}: not an archive that is known here" if head else f"{path}: an empty file",
             "a folder, zip, tar, MedMNIST .npz, manifest (CSV, TSV, Parquet) or picture",
+            "check the path, or say what it is: --kind KIND",
         )
     if path_column is not None and chosen.name != "manifest":
         raise UsageError(f"--path-column is of no use for a {chosen.name}", "a manifest", "leave it out")
