@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def fill(folder: Path, vectors: npt.NDArray[np.float16]) -> tuple[vs.Store, floa
         hashes = [hashlib.sha256(b"%d" % (start + i)).digest()[:16] for i in range(len(block))]
         pictures = [Picture(f"{start + i}.png", 1, 1, None, "made", h, 1, 1) for i, h in enumerate(hashes)]
         batch = Batch("made", "folder", pictures, vectors={space.id: (hashes, block)})
-        seconds += timed(lambda batch=batch: append(store, batch, {space.id: space}, {}))[0]  # type: ignore[misc]
+        seconds += timed(partial(append, store, batch, {space.id: space}, {}))[0]
     return store, seconds
 
 

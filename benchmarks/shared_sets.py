@@ -93,26 +93,6 @@ def measure(data: Path, folder: Path, name: str, encoder: str) -> dict[str, Any]
     return row
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The README's table."""
-    lines = [
-        "| set | pictures | evaluated on | groups | logistic regression | linear SVM | kNN |",
-        "| --- | ---: | --- | --- | --- | --- | --- |",
-    ]
-    for name, row in rows.items():
-        cells = []
-        for model in MODELS:
-            found = row["models"][model]
-            low, high = found["auc_interval"]
-            cells.append(f"{found['auc']:.3f} ({low:.3f}–{high:.3f})")
-        probe = row["models"]["probe"]
-        part = f"{probe['part']}, {probe['n']}"
-        lines.append(
-            f"| {name} | {row['pictures']} | {part} | {probe['group_column'] or 'none known'} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run the sets, write the result, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -132,7 +112,8 @@ def main() -> None:
         ["torch", "timm", "numpy", "scikit-learn"],
         arguments.quick,
     )
-    print(table(rows))
+    if not arguments.quick:
+        print("now: python benchmarks/tables.py")
 
 
 if __name__ == "__main__":

@@ -848,5 +848,7 @@ def test_a_space_name_for_vectors_that_have_a_space_already_is_refused(tmp_path:
     folder.mkdir()
     Image.new("RGB", (9, 9), "red").save(folder / "a.png")
     ingest(tmp_path / "s.vecs", folder, encoder="fake:8", space="first")
-    with pytest.raises(UsageError, match="are in the space 'first' already; expected one space per fingerprint; leave --space"):
+    with pytest.raises(
+        UsageError, match="are in the space 'first' already; expected one space per fingerprint; leave --space"
+    ):
         ingest(tmp_path / "s.vecs", folder, encoder="fake:8", space="second")

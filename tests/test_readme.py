@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -93,3 +94,25 @@ def test_other_tools_open_a_store_wherever_it_lies(place: Path, tmp_path: Path, 
 @pytest.mark.parametrize("name", ["demo", "test"])
 def test_the_set_up_is_one_command_each(name: str) -> None:
     assert len(_block(name).strip().splitlines()) == 1
+
+
+def test_the_tables_say_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("tables")
+    for name in tables.TABLES:
+        assert (tables.RESULTS / f"{name}.json").is_file(), f"no result: run benchmarks/{name}.py"
+    assert tables.filled(README) == README
+
+
+@pytest.mark.parametrize("name", ["bench_store", "bench_ingest", "shared_sets"])
+def test_a_benchmark_runs(name: str, shared: Path, tmp_path: Path) -> None:
+    data = {
+        "bench_store": [],
+        "bench_ingest": [str(shared / "cxr_kermany" / "images.zip")],
+        "shared_sets": [str(shared)],
+    }
+    before = {path: path.read_bytes() for path in (ROOT / "benchmarks" / "results").iterdir()}
+    done = _run([sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *data[name], "--quick"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f'"benchmark": "{name}"' in done.stdout
+    assert {path: path.read_bytes() for path in (ROOT / "benchmarks" / "results").iterdir()} == before

@@ -87,7 +87,12 @@ def write_clip(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     model = open_clip.CLIP(**TINY_CLIP)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": preprocess}))
     return folder
 
@@ -192,3 +197,9 @@ def real_pictures(shared: Path) -> list[UInt8Array]:
                     found.append(np.asarray(image.convert("RGB")))
     assert len(found) == 32
     return found
+
+
+@pytest.fixture(scope="session")
+def shake() -> Callable[[nn.Module, int], nn.Module]:
+    """`shaken`, for tests that build networks themselves."""
+    return shaken

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +29,11 @@ def embed(encoder: Encoder, pictures: list[UInt8Array]) -> FloatArray:
     return encoder.encode([encoder.prepare(picture) for picture in pictures])
 
 
-def test_every_family_is_covered(cases) -> None:
+def test_every_family_is_covered(cases: dict[str, Any]) -> None:
     assert {family.name for family in list_encoders()} == {name.partition(" ")[0] for name in cases}
 
 
-def test_vectors_have_the_passports_length_and_unit_norm(case, opened: Opened, pictures: list[UInt8Array]) -> None:
+def test_vectors_have_the_passports_length_and_unit_norm(case: Any, opened: Opened, pictures: list[UInt8Array]) -> None:
     encoder = opened(case)
     vectors = embed(encoder, pictures)
     assert vectors.shape == (len(pictures), case.dim) == (len(pictures), encoder.passport.dim)
@@ -40,12 +41,12 @@ def test_vectors_have_the_passports_length_and_unit_norm(case, opened: Opened, p
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_no_pictures_give_no_vectors(case, opened: Opened) -> None:
+def test_no_pictures_give_no_vectors(case: Any, opened: Opened) -> None:
     assert opened(case).encode([]).shape == (0, case.dim)
 
 
 def test_prepared_pictures_have_the_size_that_the_passport_names(
-    case, opened: Opened, pictures: list[UInt8Array]
+    case: Any, opened: Opened, pictures: list[UInt8Array]
 ) -> None:
     encoder = opened(case)
     prepared = encoder.prepare(pictures[0])
@@ -54,7 +55,7 @@ def test_prepared_pictures_have_the_size_that_the_passport_names(
 
 
 def test_a_vector_does_not_depend_on_order_neighbours_or_batch_size(
-    case, opened: Opened, pictures: list[UInt8Array]
+    case: Any, opened: Opened, pictures: list[UInt8Array]
 ) -> None:
     encoder = opened(case, compute="float32")
     prepared = [encoder.prepare(picture) for picture in pictures[:6]]
@@ -68,13 +69,13 @@ def test_a_vector_does_not_depend_on_order_neighbours_or_batch_size(
         assert cosines(together, many[start : start + len(prepared)]).min() >= 0.9999
 
 
-def test_different_pictures_have_different_vectors(case, opened: Opened, pictures: list[UInt8Array]) -> None:
+def test_different_pictures_have_different_vectors(case: Any, opened: Opened, pictures: list[UInt8Array]) -> None:
     vectors = embed(opened(case), pictures[:4])
     assert (vectors @ vectors.T)[np.triu_indices(4, 1)].max() < 0.9999
 
 
 def test_a_second_instance_gives_the_same_vectors_and_fingerprint(
-    case, opened: Opened, pictures: list[UInt8Array]
+    case: Any, opened: Opened, pictures: list[UInt8Array]
 ) -> None:
     first, second = opened(case), case.open()
     assert first.passport == second.passport
@@ -82,18 +83,16 @@ def test_a_second_instance_gives_the_same_vectors_and_fingerprint(
     np.testing.assert_allclose(embed(first, pictures[:4]), embed(second, pictures[:4]), atol=1e-5)
 
 
-def test_other_weights_are_another_fingerprint(case, opened: Opened) -> None:
+def test_other_weights_are_another_fingerprint(case: Any, opened: Opened) -> None:
     if not case.other:
         pytest.skip("this family has one set of weights")
     first, other = opened(case), case.open(**case.other)
     assert first.passport.fingerprint != other.passport.fingerprint
-    differing = {
-        key for key, value in asdict(first.passport).items() if value != asdict(other.passport)[key]
-    }
+    differing = {key for key, value in asdict(first.passport).items() if value != asdict(other.passport)[key]}
     assert differing == {"weights_sha256"}
 
 
-def test_a_passport_survives_json_and_holds_no_path(case, opened: Opened) -> None:
+def test_a_passport_survives_json_and_holds_no_path(case: Any, opened: Opened) -> None:
     passport = opened(case).passport
     text = passport.to_json()
     assert Passport.from_dict(json.loads(text)) == passport
@@ -101,7 +100,7 @@ def test_a_passport_survives_json_and_holds_no_path(case, opened: Opened) -> Non
         assert hidden not in text
 
 
-def test_equal_weights_elsewhere_have_an_equal_passport(case, opened: Opened, tmp_path: Path) -> None:
+def test_equal_weights_elsewhere_have_an_equal_passport(case: Any, opened: Opened, tmp_path: Path) -> None:
     if case.weights is not None:
         copied = tmp_path / "renamed.bin"
         shutil.copy(case.weights, copied)
@@ -116,14 +115,14 @@ def test_equal_weights_elsewhere_have_an_equal_passport(case, opened: Opened, tm
 
 
 def test_bfloat16_stays_close_to_float32_on_real_pictures(
-    case, opened: Opened, real_pictures: list[UInt8Array]
+    case: Any, opened: Opened, real_pictures: list[UInt8Array]
 ) -> None:
     exact, fast = opened(case, compute="float32"), opened(case, compute="bfloat16")
     assert cosines(embed(exact, real_pictures), embed(fast, real_pictures)).min() >= 0.999
 
 
 def test_prepare_is_safe_in_threads_and_leaves_its_input_alone(
-    case, opened: Opened, pictures: list[UInt8Array]
+    case: Any, opened: Opened, pictures: list[UInt8Array]
 ) -> None:
     encoder = opened(case)
     before = [picture.copy() for picture in pictures]
@@ -137,7 +136,7 @@ def test_prepare_is_safe_in_threads_and_leaves_its_input_alone(
 
 
 def test_prepare_takes_pictures_that_are_read_only_or_views_and_returns_its_own(
-    case, opened: Opened, pictures: list[UInt8Array]
+    case: Any, opened: Opened, pictures: list[UInt8Array]
 ) -> None:
     encoder = opened(case)
     flipped = pictures[2][:, ::-1]
@@ -148,12 +147,12 @@ def test_prepare_takes_pictures_that_are_read_only_or_views_and_returns_its_own(
     assert not np.shares_memory(encoder.prepare(same_size), same_size)
 
 
-def test_a_uniform_picture_has_a_vector(case, opened: Opened) -> None:
+def test_a_uniform_picture_has_a_vector(case: Any, opened: Opened) -> None:
     black = embed(opened(case), [np.zeros((50, 40, 3), np.uint8), np.full((50, 40, 3), 255, np.uint8)])
     assert np.isfinite(black).all()
 
 
-def test_texts_are_refused_with_the_encoders_that_can(case, opened: Opened) -> None:
+def test_texts_are_refused_with_the_encoders_that_can(case: Any, opened: Opened) -> None:
     encoder = opened(case)
     if case.name.startswith("open_clip"):
         assert encoder.encode_text(["a chest X-ray"]).shape == (1, case.dim)

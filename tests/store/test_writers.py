@@ -77,7 +77,9 @@ def test_every_row_of_a_registered_shard_has_content_and_hash_as_the_catalog(
     space = store.space()
     for shard in store.shards(space):
         path = store.shard_path(space, shard.sha256)
-        columns = [read_column(path, name, space.dim, shard.rows, shard.bytes).to_pylist() for name in ("content", "hash")]
+        columns = [
+            read_column(path, name, space.dim, shard.rows, shard.bytes).to_pylist() for name in ("content", "hash")
+        ]
         assert [known[content] for content in columns[0]] == columns[1]
         assert columns[0] == sorted(columns[0])
 
@@ -162,7 +164,9 @@ def test_two_processes_that_append_at_once_end_with_everything_right(store: Stor
 
 
 def test_two_processes_that_make_one_store_at_once_make_one(tmp_path: Path) -> None:
-    script = "import sys; from vecstore.store import Store; s = Store.create(sys.argv[1]); print(s.catalog.meta['store_id'])"
+    script = (
+        "import sys; from vecstore.store import Store; s = Store.create(sys.argv[1]); print(s.catalog.meta['store_id'])"
+    )
     for attempt in range(3):
         path = tmp_path / f"{attempt}.vecs"
         command = [sys.executable, "-c", script, str(path)]

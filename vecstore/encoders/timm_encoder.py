@@ -55,9 +55,10 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
         spec = _from_hub(name, rest.removeprefix("hf-hub:"), weights)
     else:
         spec = _from_registry(name, rest, weights)
+    arguments = {**spec.arguments, "num_classes": 0}
     with building(spec.name):
         network: nn.Module = timm.create_model(
-            spec.architecture, pretrained=False, pretrained_cfg=dict(spec.config), num_classes=0, **spec.arguments
+            spec.architecture, pretrained=False, pretrained_cfg=dict(spec.config), **arguments
         )
     _load(network, spec)
     settings = timm.data.resolve_data_config(model=network)

@@ -1,0 +1,174 @@
+"""A packed network computes what it replaces; one that can't be packed is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from vecstore.encoders import open_encoder
+from vecstore.encoders.packing import PackedAttention, PackedConv, PackedLinear, fast_copy
+from vecstore.encoders.placement import Placement, place
+from vecstore.encoders.resize import Fit
+from vecstore.encoders.torch_encoder import Pixels, TorchEncoder, _fastest
+from vecstore.errors import EncoderError, PictureError, UsageError
+from vecstore.records import Passport
+
+CPU = torch.device("cpu")
+Shake = Callable[[nn.Module, int], nn.Module]
+
+
+def count(network: nn.Module, *kinds: type[nn.Module]) -> int:
+    return sum(isinstance(module, kinds) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("library", "architecture"),
+    [("torchvision", "resnet18"), ("torchvision", "mobilenet_v3_small"), ("torchvision", "densenet121"),
+     ("torchvision", "vit_b_32"), ("torchvision", "convnext_tiny"), ("timm", "tf_efficientnet_lite0"),
+     ("timm", "test_vit"), ("timm", "resnetv2_50"), ("timm", "resnet10t"), ("timm", "test_efficientnet")],
+)  # fmt: skip
+def test_a_packed_copy_computes_the_same_for_any_batch_size(library: str, architecture: str, shake: Shake) -> None:
+    torch.manual_seed(0)
+    if library == "timm":
+        network = timm.create_model(architecture, pretrained=False, num_classes=0)
+    else:
+        network = torchvision.models.get_model(architecture, weights=None)
+    network = shake(network, 0).eval()
+    side = 160 if architecture == "test_vit" else 224
+    pictures = torch.randn(5, 3, side, side)
+    with torch.inference_mode():
+        packed = fast_copy(network, pictures[:2], torch.float32)
+        expected = network(pictures)
+        found = packed(pictures)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(found, expected, atol=2e-4 * scale, rtol=1e-3)
+    assert count(packed, PackedConv, PackedLinear, PackedAttention) > 0
+
+
+def test_batch_norms_and_activations_disappear_from_a_packed_network(shake: Shake) -> None:
+    network = shake(timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0), 0).eval()
+    with torch.inference_mode():
+        packed = fast_copy(network, torch.randn(1, 3, 64, 64), torch.bfloat16)
+    assert count(packed, nn.BatchNorm2d, nn.Conv2d, nn.ReLU6) == 0
+    assert count(network, nn.BatchNorm2d) == 49  # the original is left alone
+
+
+class _Branching(nn.Module):
+    """The convolution's output is used beside the batch norm: folding would change it unseen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return (self.act(self.norm(x)) + torch.sin(3 * x)).mean((2, 3))
+
+
+class _Peeking(nn.Module):
+    """It reads its layer's weights, which a packed layer does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.to(self.conv.weight.dtype)).amax((2, 3))
+
+
+@pytest.mark.parametrize("kind", [_Branching, _Peeking])
+def test_a_network_that_packing_would_change_or_break_is_left_plain(kind: type[nn.Module], shake: Shake) -> None:
+    torch.manual_seed(0)
+    network = shake(kind(), 3).eval()
+    example = torch.rand(2, 3, 40, 40)
+    with torch.inference_mode():
+        expected = network(example).clone()
+        made, placement = _fastest(network, Placement(CPU, torch.float32), example, expected)
+        torch.testing.assert_close(made(example), expected)
+    assert placement.dtype == torch.float32
+    assert count(made, PackedConv) == 0
+
+
+class _Cancelling(nn.Module):
+    """Differences of large numbers: bfloat16 has nothing left of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3))
+        return torch.cat([(x + 1000) - 1000, x[:, :1]], 1)
+
+
+def test_a_network_that_bfloat16_spoils_computes_in_float32_unless_asked() -> None:
+    example = torch.rand(2, 3, 8, 8)
+    with torch.inference_mode():
+        expected = _Cancelling()(example)
+        _, placement = _fastest(_Cancelling(), Placement(CPU, torch.bfloat16), example, expected)
+        _, asked = _fastest(_Cancelling(), Placement(CPU, torch.bfloat16, asked=True), example, expected)
+    assert placement.dtype == torch.float32
+    assert asked.dtype == torch.bfloat16
+
+
+class _Means(nn.Module):
+    """Mean colour, not a number where it is very bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3))
+        return torch.where(x > 0.9, torch.nan, x)
+
+
+def _encoder(network: nn.Module) -> TorchEncoder:
+    pixels = Pixels(Fit("squash", (8, 8)), (8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def passport(dim: int) -> Passport:
+        return Passport("t", "t", "t", "none", "", "", (8, 8), "", (0.0,), (1.0,), "", dim)
+
+    return TorchEncoder(network, pixels, place("cpu", "float32"), passport)
+
+
+def test_a_vector_that_is_not_finite_or_zero_comes_back_as_nan_and_spares_its_neighbours() -> None:
+    grey, white, black = (np.full((8, 8, 3), value, np.uint8) for value in (100, 255, 0))
+    vectors = _encoder(_Means()).encode([grey, white, black, grey])
+    np.testing.assert_allclose(vectors[[0, 3]], 3**-0.5, atol=1e-6)
+    assert np.isnan(vectors[[1, 2]]).all()
+
+
+def test_a_network_without_one_vector_per_picture_is_refused() -> None:
+    with pytest.raises(EncoderError, match=r"output has the shape \(2, 3, 8, 8\); expected one vector per picture"):
+        _encoder(nn.Identity())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (0, 8, 3)])
+def test_what_is_no_colour_picture_is_a_picture_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PictureError, match="expected shape \\(height, width, 3\\) and type uint8"):
+        _encoder(_Means()).prepare(np.zeros(shape, np.uint8))
+
+
+def test_a_device_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(EncoderError, match="the device cuda:99 is not on this machine; expected one of: cpu"):
+        place("cuda:99")
+    with pytest.raises(UsageError, match="no device 'quantum'; expected auto, cpu, cuda"):
+        place("quantum")
+    with pytest.raises(UsageError, match="no computing type 'int4'; expected one of: float32, bfloat16, float16"):
+        place("cpu", "int4")
+
+
+def test_auto_means_any_device_and_the_passport_does_not_depend_on_the_type() -> None:
+    automatic = open_encoder("bundled", device="auto")
+    exact = open_encoder("bundled", device="cpu", compute="float32")
+    assert exact.compute == "float32 on cpu"
+    assert automatic.passport == exact.passport
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_gpu_gives_the_processors_vectors() -> None:
+    exact = open_encoder("bundled", device="cpu", compute="float32")
+    fast = open_encoder("bundled", device="cuda")
+    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    prepared = [exact.prepare(picture)]
+    assert fast.compute == "bfloat16 on cuda:0"
+    assert float((exact.encode(prepared) * fast.encode(prepared)).sum()) >= 0.999
