@@ -1,6 +1,6 @@
 """Make `format1.vecs.zip`: a small store of format 1 with a row in every table. Run once; the result is kept.
 
-    python tests/golden/make_format1.py [TARGET.zip]
+python tests/golden/make_format1.py [TARGET.zip]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vecstore.records import Passport, Value
 from vecstore.store import Label, Space, Store
@@ -25,10 +26,12 @@ def content(number: int) -> bytes:
     return hashlib.md5(b"golden %d" % number).digest()
 
 
-def vectors(numbers: Sequence[int], dim: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+def vectors(numbers: Sequence[int], dim: int) -> npt.NDArray[np.float16]:
     """Cosines of multiples: anybody can compute them."""
     rows = np.cos(np.outer(numbers, np.arange(1, dim + 1)))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    halves: npt.NDArray[np.float16] = rows.astype(np.float16)
+    return halves
 
 
 def add(
@@ -65,21 +68,21 @@ def fill(store: Store) -> None:
     second = store.add_space("second", passport("second", 4), {})
     add(store, [second], {"d.zip!e.dcm": (2, {"age": 45})}, failing=["bad.png"], embed=[4, 2, 3])
     store.add_task("sick", "binary", ["no", "yes"], [Label(1, "no", 1.0, None)], {"table": "t.csv"}, positive="yes")
-    labels = [Label(1, "yes", 1.0, "train"), Label(2, "no", 1.0, "val"), Label(4, "yes", 1.0, "test")]
+    labels = [Label(1, "yes", 1.0, "train"), Label(2, "no", 1.0, "val"), Label(5, "yes", 1.0, "test")]
     columns: dict[str, dict[int, Value]] = {"dose": {1: 0.5}, "ward": {3: "Ä1"}}
     task = store.add_task("sick", "binary", ["no", "yes"], labels, {"rule": "path"}, positive="yes", columns=columns)
     files = {"model.safetensors": b"\x00\x01\x02", "model.json": b"{}"}
-    store.add_model(task, first, files, {"model": "probe", "auc": 0.875, "n": 3}, np.array([1, 2, 4]))
+    store.add_model(task, first, files, {"model": "probe", "auc": 0.875, "n": 3}, np.array([1, 2, 5]))
 
 
 def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "format1.vecs"
-        with Store.create(path) as store:
-            # A known secret and id, before anything is keyed with them.
-            with closing(sqlite3.connect(path / "catalog.sqlite")) as db, db:
-                db.execute("UPDATE meta SET value = ? WHERE name = 'store_secret'", (bytes(range(32)),))
-                db.execute("UPDATE meta SET value = ? WHERE name = 'store_id'", ("0123456789abcdef" * 2,))
+        Store.create(path).close()
+        # A known secret and id, before anything is keyed with them.
+        with closing(sqlite3.connect(path / "catalog.sqlite")) as db, db:
+            db.execute("UPDATE meta SET value = ? WHERE name = 'store_secret'", (bytes(range(32)),))
+            db.execute("UPDATE meta SET value = ? WHERE name = 'store_id'", ("0123456789abcdef" * 2,))
         with Store(path) as store:
             fill(store)
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -278,8 +278,8 @@ def _items(tx: Transaction, store: Store, batch: Batch) -> dict[str, int]:
     """Ids of the batch's items by locator: new ones are made, known ones get the size and time seen now."""
     sources = _source_ids(tx.sql, batch.source)
     source = sources[0] if sources else tx.add("sources", [{"name": batch.source, "kind": batch.kind}])[0]
-    entries: dict[str, Picture | Refusal] = {refusal.locator: refusal for refusal in batch.refusals}
-    entries |= {picture.locator: picture for picture in batch.pictures}
+    entries: dict[str, Picture | Refusal] = {picture.locator: picture for picture in batch.pictures}
+    entries |= {refusal.locator: refusal for refusal in batch.refusals}
     keys = {store.item_key(batch.source, locator): locator for locator in entries}
     text = "SELECT key, id, size, mtime_ns FROM items WHERE key IN ({})"
     known = {keys[key]: seen for key, *seen in in_pieces(tx.sql, text, keys)}

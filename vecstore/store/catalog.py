@@ -419,12 +419,6 @@ class Catalog:
         self, verb: str, arguments: Mapping[str, Any], waiting: Callable[[], None] | None = None
     ) -> Iterator[Transaction]:
         """Begin a commit; it ends with the block, and an exception undoes all of it."""
-        if not self.writable:
-            raise NotWritable(
-                f"{self.path.parent} is on a read-only medium, or this user may not write to it",
-                expected="a writable store",
-                do="check the mount and the permissions, or copy the store",
-            )
         with self._lock, sqlite_errors(self.path):
             self._begin(waiting)
             with _transaction(self._connection, verb, arguments) as transaction:
@@ -472,6 +466,12 @@ class Catalog:
 
     def _begin(self, waiting: Callable[[], None] | None) -> None:
         """BEGIN IMMEDIATE; tells `waiting` once if another process is writing."""
+        if not self.writable:
+            raise NotWritable(
+                f"{self.path.parent} is on a read-only medium, or this user may not write to it",
+                expected="a writable store",
+                do="check the mount and the permissions, or copy the store",
+            )
         try:
             self._set_busy(_SOON_SECONDS if waiting else BUSY_SECONDS)
             self._connection.execute("BEGIN IMMEDIATE").close()

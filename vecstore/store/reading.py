@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from vecstore.errors import NotFound, StoreDamaged
 from vecstore.files import canonical_json
-from vecstore.records import FloatArray, IntArray
+from vecstore.records import BoolArray, FloatArray, IntArray
 from vecstore.store.shards import cast_rows, iter_vectors
 
 if TYPE_CHECKING:
-    from vecstore.store.store import Space, Store
+    from vecstore.store.store import ShardRow, Space, Store
+
+
+_ALONE_ROWS = 20_000
+"""Fewer rows than this are read faster by one thread than threads are started."""
 
 
 def take(store: Store, space: Space, contents: IntArray) -> FloatArray:
@@ -24,26 +32,21 @@ def take(store: Store, space: Space, contents: IntArray) -> FloatArray:
     wanted, inverse = (contents, None) if ascending else np.unique(contents, return_inverse=True)
     result = np.empty((len(wanted), space.dim), np.float32)
     missing = np.ones(len(wanted), bool)
-    for shard in store.shards(space):
-        low, high = np.searchsorted(wanted, (shard.first, shard.last + 1))
-        if low == high or not missing[low:high].any():
-            continue
-        path = store.shard_path(space, shard.sha256)
-        for ids, vectors in iter_vectors(path, space.dim, shard.rows, shard.bytes):
-            start, stop = np.searchsorted(wanted, (ids[0], ids[-1] + 1))
-            if start == stop:
-                continue
-            asked = wanted[start:stop]
-            if len(asked) == len(ids) and missing[start:stop].all() and np.array_equal(asked, ids):
-                cast_rows(vectors, result[start:stop])
-                missing[start:stop] = False
-                continue
-            rows = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
-            fresh = (ids[rows] == asked) & missing[start:stop]  # of several, the shard with the lowest id counts
-            block = np.empty((int(fresh.sum()), space.dim), np.float32)
-            cast_rows(np.ascontiguousarray(vectors[rows[fresh]]), block)
-            result[start:stop][fresh] = block
-            missing[start:stop][fresh] = False
+    useful = [s for s in store.shards(space) if np.subtract(*np.searchsorted(wanted, (s.last + 1, s.first)))]
+
+    def fill(chain: Sequence[ShardRow]) -> None:
+        for shard in chain:
+            path = store.shard_path(space, shard.sha256)
+            for ids, vectors in iter_vectors(path, space.dim, shard.rows, shard.bytes):
+                _copy(ids, vectors, wanted, result, missing)
+
+    chains = _chains(useful)
+    if len(chains) == 1 or sum(shard.rows for shard in useful) < _ALONE_ROWS:
+        for chain in chains:
+            fill(chain)
+    else:
+        with ThreadPoolExecutor(min(len(chains), os.cpu_count() or 1, 4)) as pool:
+            list(pool.map(fill, chains))
     if missing.any():
         raise NotFound(
             f"{int(missing.sum())} of {len(wanted)} contents have no vector in the space {space.name!r}",
@@ -51,6 +54,38 @@ def take(store: Store, space: Space, contents: IntArray) -> FloatArray:
             do=f"embed them: vecstore ingest ARCHIVE --store {store.path} --encoder {space.passport.encoder}",
         )
     return result if inverse is None else result[inverse.reshape(-1)]
+
+
+def _chains(shards: Sequence[ShardRow]) -> list[list[ShardRow]]:
+    """Shards whose ranges of contents touch, lowest id first: a chain can be read beside any other."""
+    chains: list[list[ShardRow]] = []
+    end = -1
+    for shard in sorted(shards, key=lambda shard: shard.first):
+        if shard.first > end:
+            chains.append([])
+        chains[-1].append(shard)
+        end = max(end, shard.last)
+    return [sorted(chain, key=lambda shard: shard.id) for chain in chains]
+
+
+def _copy(
+    ids: IntArray, vectors: npt.NDArray[np.float16], wanted: IntArray, result: FloatArray, missing: BoolArray
+) -> None:
+    """Cast those rows of a block that are wanted and still missing into their places."""
+    start, stop = np.searchsorted(wanted, (ids[0], ids[-1] + 1))
+    if start == stop:
+        return
+    asked = wanted[start:stop]
+    if len(asked) == len(ids) and missing[start:stop].all() and np.array_equal(asked, ids):
+        cast_rows(vectors, result[start:stop])
+        missing[start:stop] = False
+        return
+    rows = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
+    fresh = (ids[rows] == asked) & missing[start:stop]  # of several, the shard with the lowest id counts
+    block = np.empty((int(fresh.sum()), result.shape[1]), np.float32)
+    cast_rows(np.ascontiguousarray(vectors[rows[fresh]]), block)
+    result[start:stop][fresh] = block
+    missing[start:stop][fresh] = False
 
 
 def read_model(folder: Path, sha256: bytes) -> dict[str, bytes]:
