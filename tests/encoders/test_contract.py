@@ -22,7 +22,8 @@ Opened = Callable[..., Encoder]
 
 
 def cosines(a: FloatArray, b: FloatArray) -> FloatArray:
-    return np.einsum("ij,ij->i", a.astype(np.float64), b.astype(np.float64)).astype(np.float32)
+    found: FloatArray = np.einsum("ij,ij->i", a.astype(np.float64), b.astype(np.float64)).astype(np.float32)
+    return found
 
 
 def embed(encoder: Encoder, pictures: list[UInt8Array]) -> FloatArray:

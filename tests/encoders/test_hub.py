@@ -54,7 +54,7 @@ def test_an_unreachable_hub_is_one_clear_error_within_a_second(
     with pytest.raises(WeightsMissing):
         open_encoder(name)  # imports of libraries are not counted
     begun = time.monotonic()
-    with pytest.raises(WeightsMissing, match="are not on this machine, and 127.0.0.1 can't be reached") as caught:
+    with pytest.raises(WeightsMissing, match=r"are not on this machine, and 127.0.0.1 can't be reached") as caught:
         open_encoder(name)
     assert time.monotonic() - begun < 1
     assert wanted in str(caught.value)
@@ -150,7 +150,7 @@ def test_a_file_with_another_hash_than_its_name_says_is_not_kept(hub: str, tmp_p
 
 
 def test_a_server_that_refuses_is_weights_missing(hub: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match="fetching it failed .*404"):
+    with pytest.raises(WeightsMissing, match=r"fetching it failed .*404"):
         from_url(f"{hub}/missing.pth", tmp_path, "torchvision:net")
 
 
@@ -172,5 +172,5 @@ def test_a_model_of_the_hugging_face_hub_comes_by_the_first_name_it_has(
 
 def test_a_model_without_any_of_the_files_says_so(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub)
-    with pytest.raises(WeightsMissing, match="the hub has no such file; expected missing.bin of"):
+    with pytest.raises(WeightsMissing, match=r"the hub has no such file; expected missing.bin of"):
         from_hugging_face("org/net", ["missing.bin"], "v1", "timm:net")

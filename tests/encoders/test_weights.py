@@ -86,7 +86,7 @@ def test_a_torn_safetensors_file_says_so(network: nn.Module, tmp_path: Path) -> 
 @pytest.mark.parametrize("content", [torch.zeros(3), {"state_dict": {}}, {"lr": 0.1}, [1, 2]])
 def test_a_checkpoint_without_named_tensors_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(EncoderError, match="w.pt holds no named tensors; expected a state dict"):
+    with pytest.raises(EncoderError, match=r"w.pt holds no named tensors; expected a state dict"):
         read_state(tmp_path / "w.pt")
 
 

@@ -262,6 +262,8 @@ def _pixels(preprocess: Mapping[str, Any], own_size: Any) -> Pixels:
     modes: dict[str, Mode] = {"longest": "longest", "squash": "squash"}
     mode = modes.get(settings["resize_mode"], "shortest" if height == width else "shortest rounded")
     fill: int = settings["fill_color"] if mode == "longest" else 0
-    interpolation = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
+    # As there: whatever is not bilinear is bicubic, and so is the shorter side of an input that is not square.
+    linear = settings["interpolation"] == "bilinear" and mode != "shortest rounded"
+    interpolation = "bilinear" if linear else "bicubic"
     fit = Fit(mode, (height, width), interpolation=interpolation, fill=(fill, fill, fill))
     return Pixels(fit, (height, width), tuple(settings["mean"]), tuple(settings["std"]))

@@ -12,27 +12,83 @@ replaces by whoever asks for it.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.weak import WeakIdKeyDictionary
 
 Fused = tuple[str, list[float], str]
 """An activation as oneDNN's operators name it: attribute, scalars, algorithm."""
 _NONE: Fused = ("none", [], "")
 
 
-def fast_copy(network: nn.Module, example: Tensor, dtype: torch.dtype) -> nn.Module:
+class Flow:
+    """One run of a network: its output, and which module's output another one takes.
+
+    Modules are known by their paths, so that what is seen in a network holds for its copies.
+
+    Parameters
+    ----------
+    network : Module
+        In evaluation mode.
+    example : Tensor of shape (n, 3, height, width)
+
+    Attributes
+    ----------
+    output : Tensor
+        What the network gave.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        self._producer: dict[str, str] = {}
+        self._calls: dict[str, int] = {}
+        # Tensors by identity; what is changed in place after it was made (x += shortcut) has a later version.
+        self._made_by: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        hooks = []
+        for path, module in network.named_modules():
+            if isinstance(module, _WATCHED):
+                hooks.append(module.register_forward_pre_hook(partial(self._takes, path)))
+                hooks.append(module.register_forward_hook(partial(self._gives, path)))
+        try:
+            with torch.no_grad():  # tensors of inference mode have no versions
+                self.output = network(example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _takes(self, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._calls[path] = self._calls.get(path, 0) + 1
+        if inputs and isinstance(inputs[0], Tensor):
+            made_by, version = self._made_by.get(inputs[0], ("", -1))
+            if version == inputs[0]._version:
+                self._producer[path] = made_by
+
+    def _gives(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._made_by[output] = path, output._version
+
+    def pairs(self) -> dict[str, str]:
+        """From the module that takes to the module that gives, where both run once."""
+        return {
+            taker: giver
+            for taker, giver in self._producer.items()
+            if self._calls[taker] == 1 and self._calls[giver] == 1
+        }
+
+
+def fast_copy(network: nn.Module, flow: Flow, dtype: torch.dtype) -> nn.Module:
     """A copy of a network on the processor, packed, with everything else in `dtype`.
 
     Parameters
     ----------
     network : Module
         In float32 and evaluation mode; not modified.
-    example : Tensor of shape (n, 3, height, width), float32
-        An input to watch the network with.
+    flow : Flow
+        Of this network.
     dtype : torch.dtype
         float32 or bfloat16.
 
@@ -47,78 +103,51 @@ def fast_copy(network: nn.Module, example: Tensor, dtype: torch.dtype) -> nn.Mod
         This build of PyTorch lacks the operators, or the network is not made to be changed.
     """
     network = copy.deepcopy(network)
-    flow = _Flow(network, example)
-    _fold_batch_norms(network, flow)
+    fused = _fold_batch_norms(network, flow.pairs()) | _fuse_gelu(network, flow.pairs())
     for path, module in list(network.named_modules()):
-        _replace_by_packed(network, path, module, flow.fused.get(module, _NONE), dtype)
+        _replace_by_packed(network, path, module, fused.get(path, _NONE), dtype)
     return network.to(dtype)
 
 
-class _Flow:
-    """Which module's output another one takes, observed in one run."""
-
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
-        self.producer: dict[nn.Module, nn.Module] = {}
-        self.calls: dict[nn.Module, int] = {}
-        self.fused: dict[nn.Module, Fused] = {}
-        self._made_by: dict[int, nn.Module] = {}
-        self._kept: list[Tensor] = []  # so that no two tensors have one id
-        watched = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, *_ACTIVATIONS)
-        hooks = [m.register_forward_hook(self._saw) for m in network.modules() if isinstance(m, watched)]
-        network(example)
-        for hook in hooks:
-            hook.remove()
-        self._made_by.clear()
-        self._kept.clear()
-
-    def _saw(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.calls[module] = self.calls.get(module, 0) + 1
-        if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
-            return
-        made_by = self._made_by.get(id(inputs[0]))
-        if made_by is not None:
-            self.producer[module] = made_by
-        self._made_by[id(output)] = module
-        self._kept += [inputs[0], output]
-
-    def before(self, module: nn.Module) -> nn.Module | None:
-        """The module whose output is this one's input, if both run once."""
-        producer = self.producer.get(module)
-        once = self.calls.get(module) == 1 and producer is not None and self.calls.get(producer) == 1
-        return producer if once else None
-
-
-def _fold_batch_norms(network: nn.Module, flow: _Flow) -> None:
-    """Fold each batch norm into the convolution before it, and the activation after it into both."""
-    where = {module: path for path, module in network.named_modules()}
-    after = {flow.before(module): module for module in flow.producer if _activation(module) is not None}
-    for norm in [module for module in flow.producer if isinstance(module, nn.BatchNorm2d)]:
-        conv = flow.before(norm)
-        if not (isinstance(conv, nn.Conv2d) and _packable(conv)) or norm.running_mean is None:
+def _fold_batch_norms(network: nn.Module, pairs: dict[str, str]) -> dict[str, Fused]:
+    """Fold each batch norm into the convolution before it; returns what to fuse into which convolution."""
+    fused: dict[str, Fused] = {}
+    modules = dict(network.named_modules())
+    followers = {giver: taker for taker, giver in pairs.items() if _activation(modules[taker]) is not None}
+    for path, before in pairs.items():
+        norm, conv = modules[path], modules[before]
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or not _packable(conv):
             continue
         folded = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = folded.weight, folded.bias
-        activation = getattr(norm, "act", None)  # timm's BatchNormAct2d
-        if isinstance(activation, nn.Module) and _activation(activation) is None:
-            network.set_submodule(where[norm], activation)
+        inner = getattr(norm, "act", None)  # timm's BatchNormAct2d
+        if isinstance(inner, nn.Module):
+            network.set_submodule(path, nn.Identity() if _activation(inner) is not None else inner)
+            fused[before] = _activation(inner) or _NONE
             continue
-        follower = activation if isinstance(activation, nn.Module) else after.get(norm)
-        network.set_submodule(where[norm], nn.Identity())
-        if follower is not None:
-            flow.fused[conv] = _activation(follower) or _NONE
-        if follower is not None and follower is after.get(norm):
-            network.set_submodule(where[follower], nn.Identity())
-    for module in [m for m in flow.producer if isinstance(m, nn.GELU)]:
-        linear = flow.before(module)
-        if type(linear) is nn.Linear:
-            flow.fused[linear] = _activation(module) or _NONE
-            network.set_submodule(where[module], nn.Identity())
+        network.set_submodule(path, nn.Identity())
+        if path in followers:
+            fused[before] = _activation(modules[followers[path]]) or _NONE
+            network.set_submodule(followers[path], nn.Identity())
+    return fused
 
 
-_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.GELU, nn.SiLU, nn.Identity)
+def _fuse_gelu(network: nn.Module, pairs: dict[str, str]) -> dict[str, Fused]:
+    """Take out each GELU after a linear layer; returns what to fuse into which layer."""
+    fused: dict[str, Fused] = {}
+    modules = dict(network.named_modules())
+    for path, before in pairs.items():
+        if type(modules[path]) is nn.GELU and type(modules[before]) is nn.Linear:
+            fused[before] = _activation(modules[path]) or _NONE
+            network.set_submodule(path, nn.Identity())
+    return fused
+
+
+_WATCHED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.GELU, nn.SiLU)
 
 
 def _activation(module: nn.Module) -> Fused | None:
+    """How oneDNN names what a module does; None if it does something else."""
     if type(module) is nn.Identity:
         return _NONE
     if type(module) is nn.ReLU:

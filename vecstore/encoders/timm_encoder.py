@@ -149,12 +149,17 @@ def _configured(name: str, config: Path, file: Path, revision: str) -> _Spec:
 
 
 def _load(network: nn.Module, spec: _Spec) -> None:
-    state = read_state(spec.file)
-    if not network.state_dict().keys() <= state.keys():
-        state = _converted(network, state)
+    own = network.state_dict().keys()
     heads = spec.config.get("classifier") or ("fc", "head", "classifier")
     prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    load_state(network, state, spec.file, lambda key: key.startswith(prefixes) and key not in network.state_dict())
+
+    def of_head(key: str) -> bool:
+        return key.startswith(prefixes) and key not in own
+
+    state = read_state(spec.file)
+    if {key for key in state if not of_head(key)} != own:
+        state = _converted(network, state)
+    load_state(network, state, spec.file, of_head)
 
 
 def _converted(network: nn.Module, state: State) -> State:

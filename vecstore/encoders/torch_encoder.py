@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from vecstore.encoders.base import Encoder, unit_rows
-from vecstore.encoders.packing import fast_copy
+from vecstore.encoders.packing import Flow, fast_copy
 from vecstore.encoders.placement import Placement
 from vecstore.encoders.resize import Fit, FitBySize
 from vecstore.errors import EncoderError, PictureError
@@ -73,18 +73,18 @@ class TorchEncoder(Encoder):
     ) -> None:
         network.eval().requires_grad_(False)
         self._pixels = pixels
+        network.to(placement.device).to(memory_format=torch.channels_last)
+        example = pixels.tensor(_example(pixels.size), placement.device)
+        flow = Flow(network, example)
+        if flow.output.ndim != 2:
+            raise EncoderError(
+                f"the network's output has the shape {tuple(flow.output.shape)}",
+                expected="one vector per picture: (n, dim)",
+                do="choose a model with pooled features",
+            )
         with torch.inference_mode():
-            example = pixels.tensor(_example(pixels.size), placement.device)
-            network.to(placement.device).to(memory_format=torch.channels_last)
-            expected = network(example)
-            if expected.ndim != 2:
-                raise EncoderError(
-                    f"the network's output has the shape {tuple(expected.shape)}",
-                    expected="one vector per picture: (n, dim)",
-                    do="choose a model with pooled features",
-                )
-            self._network, self._placement = _fastest(network, placement, example, expected)
-        self.passport = passport(expected.shape[1])
+            self._network, self._placement = _fastest(network, placement, example, flow)
+        self.passport = passport(flow.output.shape[1])
         self.compute = str(self._placement)
         # On a processor as many as stay in its caches (EfficientNet-Lite0 on two cores: 207 pictures per second in
         # batches of 8, 139 in batches of 32); on a GPU enough to fill it.
@@ -118,35 +118,33 @@ class TorchEncoder(Encoder):
         return made
 
 
-def _fastest(
-    network: nn.Module, placement: Placement, example: Tensor, expected: Tensor
-) -> tuple[nn.Module, Placement]:
+def _fastest(network: nn.Module, placement: Placement, example: Tensor, flow: Flow) -> tuple[nn.Module, Placement]:
     """The fastest form of a network that gives the vectors of the plain one; float32 unless a type was asked for.
 
     Of the packed and the plain form in the wanted type, the first that passes; else the network as it is.
     """
     dtype = placement.dtype
     forms: list[Callable[[], nn.Module]] = [lambda: network.to(dtype)]
-    if placement.on_cpu and dtype != torch.float16 and _packs_rightly(network, example, expected):
-        forms.insert(0, lambda: fast_copy(network, example, dtype))
+    if placement.on_cpu and dtype != torch.float16 and _packs_rightly(network, example, flow):
+        forms.insert(0, lambda: fast_copy(network, flow, dtype))
     for form in forms:
         try:
             made = form()
             got = made(example.to(dtype))
         except _FAILURES:
             continue
-        if _cosine(got, expected) >= MIN_COSINE[dtype] or (placement.asked and made is network):
+        if _cosine(got, flow.output) >= MIN_COSINE[dtype] or (placement.asked and made is network):
             return made, placement
     return network.float(), Placement(placement.device, torch.float32)
 
 
-def _packs_rightly(network: nn.Module, example: Tensor, expected: Tensor) -> bool:
+def _packs_rightly(network: nn.Module, example: Tensor, flow: Flow) -> bool:
     """Whether packing keeps what the network computes; asked in float32, where rounding can't hide a mistake."""
     try:
-        got = fast_copy(network, example, torch.float32)(example)
+        got = fast_copy(network, flow, torch.float32)(example)
     except _FAILURES:
         return False
-    return _cosine(got, expected) >= MIN_COSINE[torch.float32]
+    return _cosine(got, flow.output) >= MIN_COSINE[torch.float32]
 
 
 def _cosine(got: Tensor, expected: Tensor) -> float:

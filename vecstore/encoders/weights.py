@@ -41,10 +41,7 @@ def read_state(path: Path) -> State:
     with weights_errors(path):
         if _is_safetensors(path):
             return load_file(path)
-        # "received a zip file that looks like a TorchScript archive": the error that follows says it.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -79,7 +76,10 @@ def _is_safetensors(path: Path) -> bool:
 def weights_errors(path: Path) -> Iterator[None]:
     """Turn what readers of weights raise into our errors."""
     try:
-        yield
+        # "looks like a TorchScript archive", "detected pickle protocol 4": the error that follows says it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except pickle.UnpicklingError as error:
         raise EncoderError(
             f"{path.name} is refused: reading it would run code, or it is damaged ({_first_line(error)})",
@@ -90,12 +90,16 @@ def weights_errors(path: Path) -> Iterator[None]:
         raise EncoderError(
             f"{path.name} is a damaged safetensors file ({_first_line(error)})", do="fetch it again"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _READERS as error:
         raise EncoderError(
             f"{path.name} can't be read as weights ({_first_line(error)})",
             expected="a safetensors file or a state dict saved by torch.save",
             do="convert TorchScript archives and whole pickled models to a state dict where they are trusted",
         ) from error
+
+
+_READERS = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, struct.error)
+"""What torch's reader raises over bytes that are no checkpoint, besides UnpicklingError."""
 
 
 def _first_line(error: Exception) -> str:
@@ -135,7 +139,9 @@ def load_state(
             expected=f"{len(wanted)} tensors such as {', '.join(sorted(wanted)[:2])}",
             do="check that the weights belong to this architecture",
         )
-    network.load_state_dict({key: value for key, value in state.items() if key in own and not ignorable(key)}, False)
+    chosen = type(own)((key, value) for key, value in state.items() if key in own and not ignorable(key))
+    chosen._metadata = own._metadata  # type: ignore[attr-defined]  # layers that changed ask for the version
+    network.load_state_dict(chosen, strict=False)
 
 
 def _some(what: str, keys: list[str]) -> str:
