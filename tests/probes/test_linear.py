@@ -158,3 +158,21 @@ def test_float32_vectors_give_nearly_the_same_probe(cases: Cases) -> None:
     narrow = LogisticProbe(strengths=[1.0]).fit(X.astype(np.float32), y, groups=groups)
     np.testing.assert_allclose(wide.predict_proba(X), narrow.predict_proba(X.astype(np.float32)), atol=1e-3)
     assert wide.converged_ and narrow.converged_
+
+
+def test_one_against_the_rest_is_a_binary_model_per_class() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(240, 6))
+    y = (X[:, :3] + rng.normal(size=(240, 3))).argmax(axis=1)
+    probe = LogisticProbe(strengths=[0.1], folds=3, several="one-vs-rest").fit(X, y)
+    probabilities = probe.predict_proba(X)
+    for name in range(3):
+        alone = LogisticProbe(strengths=[0.1], folds=3).fit(X, y == name)
+        assert np.allclose(probe.coef_[name], alone.coef_[0], atol=1e-3)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert (probabilities.argmax(axis=1) == probe.predict(X)).all()
+
+
+def test_another_word_for_several_classes_is_refused() -> None:
+    with pytest.raises(DataError, match="several='both'; expected 'multinomial' or 'one-vs-rest'; choose one of them"):
+        LogisticProbe(several="both").fit(np.eye(12), np.arange(12) % 3)

@@ -54,7 +54,7 @@ class Flow:
                 hooks.append(module.register_forward_pre_hook(partial(self._takes, path)))
                 hooks.append(module.register_forward_hook(partial(self._gives, path)))
         try:
-            with torch.no_grad():  # tensors of inference mode have no versions
+            with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no versions
                 self.output = network(example)
         finally:
             for hook in hooks:
@@ -62,8 +62,8 @@ class Flow:
 
     def _takes(self, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._calls[path] = self._calls.get(path, 0) + 1
-        if inputs and isinstance(inputs[0], Tensor):
-            made_by, version = self._made_by.get(inputs[0], ("", -1))
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0] in self._made_by:
+            made_by, version = self._made_by[inputs[0]]
             if version == inputs[0]._version:
                 self._producer[path] = made_by
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,9 @@ def _fastest(network: nn.Module, placement: Placement, example: Tensor, flow: Fl
     Of the packed and the plain form in the wanted type, the first that passes; else the network as it is.
     """
     dtype = placement.dtype
-    forms: list[Callable[[], nn.Module]] = [lambda: network.to(dtype)]
+    # A copy, because rounding can't be undone: the network itself is the fallback.
+    plain: Callable[[], nn.Module] = lambda: copy.deepcopy(network).to(dtype)  # noqa: E731
+    forms = [plain]
     if placement.on_cpu and dtype != torch.float16 and _packs_rightly(network, example, flow):
         forms.insert(0, lambda: fast_copy(network, flow, dtype))
     for form in forms:
@@ -133,7 +136,7 @@ def _fastest(network: nn.Module, placement: Placement, example: Tensor, flow: Fl
             got = made(example.to(dtype))
         except _FAILURES:
             continue
-        if _cosine(got, flow.output) >= MIN_COSINE[dtype] or (placement.asked and made is network):
+        if _cosine(got, flow.output) >= MIN_COSINE[dtype] or (placement.asked and form is plain):
             return made, placement
     return network.float(), Placement(placement.device, torch.float32)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit, softmax
 
+from vecstore.errors import DataError
 from vecstore.probes.linear import LinearProbe
 from vecstore.records import DoubleArray, TaskKind
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LogisticProbe(LinearProbe):
-    """L2-regularised logistic regression: sigmoid, softmax, or a sigmoid per label.
+    """L2-regularised logistic regression: sigmoid, softmax (or one against the rest), or a sigmoid per label.
 
     Parameters
     ----------
@@ -31,6 +33,9 @@ class LogisticProbe(LinearProbe):
         `coef_` and `intercept_` afterwards, so these are for vectors as given. None: centred only.
     seed : int
         Of the folds.
+    several : {"multinomial", "one-vs-rest"}
+        How several classes are told apart: one softmax over all, or a model per class against the others whose
+        probabilities are brought to the sum 1.
     nested : bool
         Whether the strength is chosen anew for each fold without that fold, so that `oof_` is honest about the
         choice too. Costs about twice as much.
@@ -65,12 +70,32 @@ class LogisticProbe(LinearProbe):
 
     _default_strengths = tuple(np.logspace(-4, 2, 10))
 
+    def __init__(
+        self,
+        strengths: Sequence[float] | None = None,
+        folds: int = 5,
+        class_weight: str | Mapping[Any, float] | None = None,
+        scale: str = "standard",
+        seed: int = 0,
+        nested: bool = False,
+        several: str = "multinomial",
+    ) -> None:
+        super().__init__(strengths, folds, class_weight, scale, seed, nested)
+        self.several = several
+
     def _loss(self, kind: TaskKind) -> LossName:
-        return "softmax" if kind == "multi-class" else "logistic"
+        if self.several not in ("multinomial", "one-vs-rest"):
+            raise DataError(
+                f"several={self.several!r}", expected="'multinomial' or 'one-vs-rest'", do="choose one of them"
+            )
+        return "softmax" if kind == "multi-class" and self.several == "multinomial" else "logistic"
 
     def _probabilities(self, margins: DoubleArray) -> DoubleArray:
         if self.kind_ == "multi-class":
-            return np.asarray(softmax(margins, axis=1))
+            if self.several == "multinomial":
+                return np.asarray(softmax(margins, axis=1))
+            shares = expit(margins)
+            return np.asarray(shares / shares.sum(axis=1, keepdims=True))
         if self.kind_ == "multi-label":
             return np.asarray(expit(margins))
         return np.hstack([expit(-margins), expit(margins)])
