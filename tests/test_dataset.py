@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 
@@ -20,6 +21,8 @@ from vecstore.dataset import Dataset, class_counts, dataset, group_column
 from vecstore.errors import Ambiguous, DataError, NotFound, PredicateRefused
 from vecstore.ingest import ingest
 from vecstore.label import label
+from vecstore.records import DecodeRule
+from vecstore.search import search
 from vecstore.store import Store
 
 Paint = Callable[[Path, str, int], None]
@@ -112,6 +115,60 @@ def test_an_item_without_group_is_its_own_and_counted(bare_store: Store) -> None
     data = dataset(bare_store, "t")
     assert "4 items without patient: each is a group of its own" in data.notes
     assert len(np.unique(data.groups)) == 4 + 20
+
+
+def test_without_a_patient_the_next_column_says_who_belongs_together(bare_store: Store) -> None:
+    names = bare_store.items().locators
+    # The first patient's pictures have a study each for two, and only one of them has the patient.
+    patient = [n[:3] if i >= 6 or i == 0 else None for i, n in enumerate(names)]
+    study = ["1.2" if i < 3 else "1.3" if i < 5 else None for i in range(len(names))]
+    rows = [(n, n.partition("/")[2].partition("_")[0], p, s) for n, p, s in zip(names, patient, study, strict=True)]
+    _label(
+        bare_store,
+        rows,
+        ("file", "label", "PatientID", "StudyInstanceUID"),
+        columns=["PatientID", "StudyInstanceUID"],
+    )
+    data = dataset(bare_store, "t")
+    assert data.group_column == "PatientID"
+    assert "4 items without PatientID are grouped by StudyInstanceUID" in data.notes
+    assert "1 items without PatientID: each is a group of its own" in data.notes
+    found = _by_group(data)
+    assert {*names[:3]} in found and {*names[3:5]} in found and {names[5]} in found
+    assert len(found) == 3 + 19
+    # A column that was asked for is the only one.
+    asked = dataset(bare_store, "t", group="PatientID")
+    assert "5 items without PatientID: each is a group of its own" in asked.notes
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("films")
+    (root / "films").mkdir()
+    for film in range(12):
+        base = np.random.default_rng(film).integers(0, 200, (24, 24, 3), np.uint8)
+        frames = [Image.fromarray(base + np.uint8(step)) for step in range(4)]
+        frames[0].save(root / "films" / f"{film}.tif", save_all=True, append_images=frames[1:])
+    with Store.create(root / "s.vecs", DecodeRule(frames="all")) as store:
+        ingest(store, root / "films", encoder="fake:64", thumbnails=False)
+        rows = [(f"{film}.tif", "ab"[film % 2], f"P{film}" if film else None) for film in range(12)]
+        _label(store, rows, ("file", "label", "patient"), columns=["patient"])
+    return root / "s.vecs"
+
+
+@pytest.mark.parametrize("group", [None, "none", "patient"])
+def test_frames_of_a_file_are_one_group(films: Path, group: str | None) -> None:
+    with Store(films) as store:
+        found = _by_group(dataset(store, "t", group=group))
+        assert found == sorted(({f"{film}.tif#{n}" for n in range(1, 5)} for film in range(12)), key=sorted)
+
+
+def test_a_search_by_a_frame_leaves_out_its_file(films: Path) -> None:
+    with Store(films) as store:
+        first = int(store.items().ids[store.items().locators.index("3.tif#1")])
+        result = search(store, first, 44, group="none")
+        assert result.excluded == 4 and len(result.hits) == 44
+        assert not any(hit.locator.startswith("3.tif") for hit in result.hits)
 
 
 def _with_copies(store: Store, root: Path, paint: Paint) -> None:
@@ -336,7 +393,8 @@ def test_a_picture_of_two_patients_makes_them_one_group(shared: Path, shared_sto
     data = dataset(store, "finding", min_groups=1)
     patients = store.column("patientid")
     known = {patients[item] for item in data.items.tolist()}
-    assert data.group_column == "patientid" and len(np.unique(data.groups)) == len(known) - ({"78", "201"} <= known)
+    both = {store.pseudonym("78"), store.pseudonym("201")} <= known
+    assert data.group_column == "patientid" and len(np.unique(data.groups)) == len(known) - both
     large = dataset(store, "finding")
     sizes = Counter(large.y.tolist())
     assert len(large.classes) == len(sizes) < len(data.classes)

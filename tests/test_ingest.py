@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import io
+import json
 import os
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -28,7 +31,15 @@ from vecstore.decode.base import content_hash
 from vecstore.embedding import embed_new, pictures_opened
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
-from vecstore.errors import ArchiveError, NotWritable, StoreError, UsageError, VecstoreError, WeightsMissing
+from vecstore.errors import (
+    ArchiveError,
+    NotWritable,
+    PictureError,
+    StoreError,
+    UsageError,
+    VecstoreError,
+    WeightsMissing,
+)
 from vecstore.ingest import IngestResult, ingest
 from vecstore.records import DecodeRule, FloatArray, Silent, UInt8Array
 from vecstore.store import Store
@@ -550,8 +561,10 @@ def test_a_tar_with_one_name_twice_never_ends_a_run(
             tar.addfile(info, io.BytesIO(noise(seed)))
     assert run(path, file).added == 4
     assert set(contents(path)) == {"a.png", "b.png", "c.png", "d.png"}
-    assert run(path, file).embedded <= 1
-    assert len(vectors_by_hash(path)) == 4
+    assert contents(path)["a.png"] == hash_of(noise(5))
+    opened = pictures_opened()
+    assert counts(run(path, file)) == {"present": 4}
+    assert pictures_opened() == opened
 
 
 def _gif(path: Path, values: Sequence[int], time: int = OLD) -> None:
@@ -852,3 +865,212 @@ def test_a_space_name_for_vectors_that_have_a_space_already_is_refused(tmp_path:
         UsageError, match="are in the space 'first' already; expected one space per fingerprint; leave --space"
     ):
         ingest(tmp_path / "s.vecs", folder, encoder="fake:8", space="second")
+
+
+class _Unreadable:
+    """Reading one file fails, as on a share that is away, until told otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.away = True
+        opened = Path.open
+
+        def failing(this: Path, *args: Any, **options: Any) -> Any:
+            if self.away and this.name == name:
+                raise OSError(errno.EIO, "Input/output error")
+            return opened(this, *args, **options)
+
+        monkeypatch.setattr(Path, "open", failing)
+
+
+def test_a_read_error_takes_no_picture_away_and_heals_by_itself(
+    path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(path, archive)
+    before = contents(path)
+    share = _Unreadable(monkeypatch, "1.png")
+    assert run(path, archive, encoder="fake:16").failed == 1
+    assert contents(path) == before
+    assert [row["stage"] for row in failures(path)] == ["read"]
+    assert counts(run(path, archive)) == {"failed": 1, "present": 5}
+    share.away = False
+    assert counts(run(path, archive)) == {"present": 6}
+    assert failures(path) == []
+    assert counts(run(path, archive, encoder="fake:16")) == {"present": 6, "embedded": 1}
+
+
+def test_a_picture_that_could_not_be_read_at_first_is_tried_again(
+    path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = _Unreadable(monkeypatch, "1.png")
+    assert counts(run(path, archive)) == {"added": 5, "embedded": 5, "failed": 1}
+    share.away = False
+    assert counts(run(path, archive)) == {"added": 1, "embedded": 1, "present": 5}
+
+
+def test_later_values_widen_a_column_and_none_is_lost(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingesting, "COMMIT_PICTURES", 2)
+    members: dict[str, bytes] = {}
+    for i, (age, patient) in enumerate(((60, 7), (61, 8), (45.5, 9), (46, "P3"))):
+        members |= {f"{i}.png": noise(i), f"{i}.json": json.dumps({"age": age, "patient": patient}).encode()}
+    result = run(path, _zip(tmp_path / "a.zip", members))
+    assert metadata(path) == {
+        "0.png": {"age": 60.0, "patient": "7"},
+        "1.png": {"age": 61.0, "patient": "8"},
+        "2.png": {"age": 45.5, "patient": "9"},
+        "3.png": {"age": 46.0, "patient": "P3"},
+    }
+    assert result.notes == [
+        "the column age is REAL now: a value did not fit its type",
+        "the column patient is TEXT now: a value did not fit its type",
+    ]
+    assert counts(run(path, tmp_path / "a.zip")) == {"present": 4}
+
+
+def test_a_patient_id_is_a_pseudonym_whoever_says_it(path: Path, tmp_path: Path, shared: Path) -> None:
+    with zipfile.ZipFile(shared / "dicom" / "samples.zip") as file:
+        put(tmp_path / "ct.dcm", file.read("CT_small.dcm"))
+    put(tmp_path / "same.dcm", (tmp_path / "ct.dcm").read_bytes())
+    put(tmp_path / "x.png", noise(1))
+    table = tmp_path / "m.csv"
+    table.write_text("path,patientid,note\nct.dcm,1CT1,a\nsame.dcm,,b\nx.png,1CT1,c\n")
+    run(path, table)
+    with Store(path) as store:
+        expected = store.pseudonym("1CT1")
+        assert store.column_name("PATIENTID") == "PatientID"
+    assert {row["PatientID"] for row in metadata(path).values()} == {expected}
+    assert counts(run(path, table)) == {"present": 3}
+    members = {"1.png": noise(2), "1.json": json.dumps({"PATIENTID": "1CT1"}).encode()}
+    run(path, _zip(tmp_path / "w.zip", members))
+    assert metadata(path)["1.png"] == {"PatientID": expected}
+
+
+def _medmnist(file: Path, seed: int, n: int = 6) -> Path:
+    images = np.random.default_rng(seed).integers(0, 255, (n, 28, 28), dtype=np.uint8)
+    np.savez(file, train_images=images, train_labels=(np.arange(n) % 2).astype(np.uint8)[:, None])
+    os.utime(file, (OLD, OLD))
+    return file
+
+
+def _labelled(path: Path, task: str) -> int:
+    with Store(path) as store:
+        return len(store.labels(store.task(task)))
+
+
+def test_labels_are_imported_though_pictures_fail_and_follow_when_they_heal(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _medmnist(tmp_path / "breastmnist.npz", 0)
+    reading = importlib.import_module("vecstore.sources.medmnist")
+    real = reading._read
+
+    def failing(images: Any, index: int) -> Any:
+        if index == 2:
+            raise PictureError("damaged in its .npz")
+        return real(images, index)
+
+    monkeypatch.setattr(reading, "_read", failing)
+    result = run(path, file)
+    assert (result.failed, result.task, _labelled(path, "breastmnist")) == (1, "breastmnist", 5)
+    assert run(path, file).task is None
+    monkeypatch.setattr(reading, "_read", real)
+    result = run(path, file)
+    assert (result.added, result.task, _labelled(path, "breastmnist")) == (1, "breastmnist", 6)
+    assert run(path, file).task is None
+
+
+def test_labels_under_a_taken_name_become_a_task_named_after_the_source(path: Path, tmp_path: Path) -> None:
+    run(path, _medmnist(tmp_path / "breastmnist.npz", 0))
+    result = run(path, _medmnist(tmp_path / "breastmnist_64.npz", 1))
+    assert result.task == "breastmnist_64"
+    assert result.notes == [
+        "the task 'breastmnist' is there from elsewhere; the labels of 'breastmnist_64' are the task 'breastmnist_64'"
+    ]
+    assert (_labelled(path, "breastmnist"), _labelled(path, "breastmnist_64")) == (6, 6)
+    assert run(path, tmp_path / "breastmnist_64.npz").task is None
+
+
+def test_labels_without_a_free_name_are_said_to_be_left_out(path: Path, tmp_path: Path) -> None:
+    run(path, _medmnist(tmp_path / "breastmnist.npz", 0), source="first")
+    result = run(path, _medmnist(tmp_path / "breastmnist_64.npz", 1), source="breastmnist")
+    assert (result.task, result.added) == (None, 6)
+    (note,) = result.notes
+    assert note.startswith("the tasks 'breastmnist' and 'breastmnist' are there from elsewhere; the labels of")
+    assert note.endswith("were not imported: ingest it under another --source")
+
+
+def test_one_equal_file_of_ten_does_not_make_a_moved_archive(path: Path, tmp_path: Path) -> None:
+    for i in range(10):
+        put(tmp_path / "x" / "arch" / f"{i}.png", noise(i))
+        put(tmp_path / "y" / "arch" / f"n{i}.png", noise(100 + i))
+    put(tmp_path / "y" / "arch" / "0.png", noise(0))
+    run(path, tmp_path / "x" / "arch")
+    with pytest.raises(ArchiveError, match=r"of 10 of its files looked for in .*, 1 are there .*--source NAME"):
+        run(path, tmp_path / "y" / "arch")
+
+
+def test_changed_pictures_in_a_zip_with_fixed_times_are_found(path: Path, tmp_path: Path) -> None:
+    def made(seed: int) -> Path:
+        pixels = np.random.default_rng(seed).integers(0, 255, (8, 8), dtype=np.uint8).tobytes()
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr(zipfile.ZipInfo("a.pgm"), b"P5\n8 8\n255\n" + pixels)
+        return tmp_path / "a.zip"
+
+    run(path, made(1))
+    before = contents(path)
+    assert counts(run(path, made(2))) == {"added": 1, "embedded": 1}
+    assert contents(path) != before
+    assert counts(run(path, made(2))) == {"present": 1}
+
+
+def test_deleted_thumbnails_come_back_with_verify_content(path: Path, archive: Path) -> None:
+    run(path, archive)
+    hashes = list(contents(path).values())
+    (path / "thumbnails.sqlite").unlink()
+    assert counts(run(path, archive, verify_content=True, thumbnails=False)) == {"present": 6}
+    assert not (path / "thumbnails.sqlite").exists()
+    assert counts(run(path, archive, verify_content=True)) == {"present": 6}
+    with Store(path) as store:
+        assert len(store.thumbnails.get(hashes)) == 6
+    commit = commits(path)
+    run(path, archive, verify_content=True)
+    assert commits(path) == commit
+
+
+def test_ingest_waits_for_another_writer_as_long_as_it_takes(
+    path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(path, archive)
+    put(archive / "new.png", noise(50))
+    catalog: Any = importlib.import_module("vecstore.store.catalog")
+    monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(catalog, "_SOON_SECONDS", 0.01)
+    other = sqlite3.connect(path / "catalog.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    said: list[str] = []
+
+    class Releasing(_Told):
+        def say(self, text: str) -> None:
+            super().say(text)
+            if sum("still waiting" in line for line in said) == 2 and other.in_transaction:
+                other.execute("ROLLBACK")
+
+    result = run(path, archive, progress=Releasing(said))
+    other.close()
+    assert (result.added, result.embedded) == (1, 1)
+    assert sum("still waiting" in line for line in said) == 2
+
+
+def test_a_failure_of_a_file_is_cleared_when_its_frames_decode(path: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    _gif(archive / "a.gif", (10, 90, 200))
+    put(archive / "b.png", noise(1))
+    whole = (archive / "a.gif").read_bytes()
+    put(archive / "a.gif", whole[:-60])
+    run(path, archive, frames="all")
+    assert [row["locator"] for row in failures(path)] == ["a.gif"]
+    put(archive / "a.gif", whole, OLD + 10)
+    assert counts(run(path, archive)) == {"added": 3, "present": 1, "embedded": 3}
+    assert failures(path) == []
+    assert counts(run(path, archive)) == {"present": 4}

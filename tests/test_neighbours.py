@@ -148,6 +148,16 @@ def test_k_is_from_one_to_the_number_of_items(bare_store: Store, k: int, fact: s
     assert caught.value.fact == fact and caught.value.exit_code == 2
 
 
+def test_fewer_items_than_the_default_are_all_found(tmp_path: Path, paint: Paint) -> None:
+    for number in range(4):
+        paint(tmp_path / "few" / f"{number}.png", "red", number)
+    with Store.create(tmp_path / "few.vecs") as store:
+        ingest(store, tmp_path / "few", encoder="fake:64", thumbnails=False)
+        assert sorted(_ids(search(store, 1, include_own=True))) == [1, 2, 3, 4]
+        with pytest.raises(UsageError, match="k = 10 is more than the 4 items"):
+            search(store, 1, 10)
+
+
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
     with Store.create(tmp_path / "empty.vecs") as store, pytest.raises(NotFound, match="holds no vectors yet"):
         search(store, 1)

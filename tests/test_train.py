@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,7 +110,44 @@ def test_evaluate_repeats_training_after_more_was_ingested_and_labelled(
         paint(tmp_path / "more" / f"{number}.png", "red", 900 + number)
     ingest(colour_store, tmp_path / "more", encoder="fake:64", thumbnails=False)
     _add(colour_store, [(f"{n}.png", "red") for n in range(30)], ("file", "label"), task="colour", add=True)
-    assert asdict(evaluate(colour_store, "colour").record) == asdict(probe.record)
+    assert probe.model is not None
+    made = probe.model.task.added_in
+    note = (
+        f"the task was imported again since (commit {colour_store.commit}); scored are the labels the model was"
+        f" trained on (commit {made})"
+    )
+    again = evaluate(colour_store, "colour").record
+    assert asdict(again) == asdict(probe.record) | {"notes": [*probe.record.notes, note]}
+
+
+def test_what_was_asked_is_in_the_record_and_the_log_and_is_asked_again(colour_store: Store) -> None:
+    asked: dict[str, Any] = {"where": "age < 55", "min_groups": 2, "classes": ["red", "blue"], "group": "patient"}
+    record = train(colour_store, "colour", model="knn", seed=3, **asked).record
+    told = (record.where, record.min_groups, record.classes_asked, record.group)
+    assert told == ("age < 55", 2, ["red", "blue"], "patient")
+    arguments = {"task": "colour", "space": record.space, "model": "knn", "seed": 3} | asked
+    assert colour_store.log()[-1]["arguments"] == arguments
+    names = [name for name in colour_store.items().locators if name.startswith(("p00/", "p01/"))]
+    rows = [(name, _colour(name), 90) for name in names]
+    _add(colour_store, rows, ("file", "label", "age"), task="other", columns=["age"])
+    again = evaluate(colour_store, "colour").record
+    left = [name for name in names if _colour(name) in asked["classes"]]
+    assert left and again.n == record.n - len(left)
+    assert again.notes[-1] == f"{len(left)} items of the training record are gone"
+
+
+def test_a_picture_that_changed_is_not_scored_by_its_old_prediction(
+    colour_store: Store, colour_archive: Path, tmp_path: Path, paint: Paint
+) -> None:
+    record = train(colour_store, "colour", model="knn").record
+    archive = shutil.copytree(colour_archive, tmp_path / "colours")
+    changed = archive / colour_store.items().locators[0]
+    paint(changed, "green", 4242)
+    os.utime(changed, (1, 1))
+    ingest(colour_store, archive, encoder="fake:64", thumbnails=False)
+    again = evaluate(colour_store, "colour").record
+    assert again.n == record.n - 1
+    assert again.notes == [*record.notes, "1 items have another picture than in training and are left out"]
 
 
 def test_several_labels_are_trained_scored_and_predicted(colour_store: Store) -> None:

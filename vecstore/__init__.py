@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
     from vecstore.export import export as export
+    from vecstore.info import info as info
     from vecstore.ingest import IngestResult as IngestResult
     from vecstore.ingest import ingest as ingest
     from vecstore.label import label as label
@@ -54,6 +55,7 @@ _HOMES = {
     "dataset": "dataset",
     "evaluate": "evaluate",
     "export": "export",
+    "info": "info",
     "ingest": "ingest",
     "label": "label",
     "open": "store.store",
@@ -77,6 +79,7 @@ __all__ = [
     "dataset",
     "evaluate",
     "export",
+    "info",
     "ingest",
     "label",
     "open",
@@ -101,7 +104,7 @@ class _Package(types.ModuleType):
         return getattr(module, {"create": "create_store", "open": "open_store"}.get(name, name))
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOMES})
+        return [*__all__, "__version__"]
 
 
 sys.modules[__name__].__class__ = _Package

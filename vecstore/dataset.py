@@ -6,7 +6,7 @@ Every rule that leaves something out adds a line to `Dataset.notes`; nothing is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +36,7 @@ class Dataset:
     y : ndarray of shape (n,), int64, or (n, n_classes), float64
         Index into `classes`; several labels: 1, 0, or NaN where unknown.
     groups : ndarray of shape (n,), int64
-        Numbers of groups; groups that share a content are one.
+        Numbers of groups; groups that share a content, or frames of one file, are one.
     test : ndarray of shape (n,), bool
         The official test part; all False where the task has none.
     group_column : str or None
@@ -88,7 +88,7 @@ def dataset(
     space : str or Space, optional
         Needed where the store has several.
     group : str, optional
-        Column that must not be split; found by its name otherwise. "none" makes every item its own group.
+        Column that must not be split; found by its name otherwise. "none" makes every file its own group.
     where : str, optional
         Only items that fit a predicate.
     min_groups : int
@@ -127,11 +127,15 @@ def dataset(
         notes.append(f"{int((~embedded).sum())} labelled items have no vector in the space {chosen.name}")
         rows = rows.only(embedded)
     # Groups are merged over the whole store: two patients may share a picture that has no label.
-    column, groups, missing = group_codes(store, items.ids, items.contents, group)
+    grouped = group_codes(store, items, group)
     places = np.searchsorted(items.ids, rows.items)
-    rows.groups = groups[places]
-    if missing[places].any():
-        notes.append(f"{int(missing[places].sum())} items without {column}: each is a group of its own")
+    rows.groups = grouped.codes[places]
+    for fallback, by_it in grouped.fallbacks:
+        if by_it[places].any():
+            notes.append(f"{int(by_it[places].sum())} items without {grouped.column} are grouped by {fallback}")
+    if grouped.missing[places].any():
+        alone = int(grouped.missing[places].sum())
+        notes.append(f"{alone} items without {grouped.column}: each is a group of its own")
     rows = _official_split(rows, notes)
     if wanted is None:
         rows, names = _small_classes(rows, names, min_groups, notes)
@@ -145,7 +149,7 @@ def dataset(
         )
     test = rows.splits == "test"
     return Dataset(
-        store, found, chosen, list(names), rows.items, rows.contents, rows.y, rows.groups, test, column, notes
+        store, found, chosen, list(names), rows.items, rows.contents, rows.y, rows.groups, test, grouped.column, notes
     )
 
 
@@ -164,6 +168,29 @@ class _Rows:
         return _Rows(self.items[keep], self.contents[keep], self.y[keep], self.splits[keep], self.groups[keep])
 
 
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Which items belong together.
+
+    Attributes
+    ----------
+    column : str or None
+        The first column that was looked at.
+    codes : ndarray of shape (n,), int64
+        Group numbers of the items. Groups that share a content are one group; so are those that share a file, where
+        all frames of a file are items.
+    missing : ndarray of shape (n,), bool
+        Items without a value; each (each file, of frames) is a group of its own.
+    fallbacks : list of (str, ndarray of shape (n,), bool)
+        Further columns, and which items they had to stand in for.
+    """
+
+    column: str | None
+    codes: IntArray
+    missing: BoolArray
+    fallbacks: list[tuple[str, BoolArray]]
+
+
 def group_column(store: Store, group: str | None = None) -> str | None:
     """The column that says which items belong together: the one asked for, or the first of `GROUP_COLUMNS`.
 
@@ -172,45 +199,60 @@ def group_column(store: Store, group: str | None = None) -> str | None:
     NotFound
         The store has no column of that name.
     """
+    return next(iter(_group_columns(store, group)), None)
+
+
+def _group_columns(store: Store, group: str | None) -> list[str]:
+    """The column asked for; or all that are known by name, in the order of `GROUP_COLUMNS`, older ones first."""
     if group is not None:
-        return None if group == "none" else store.column_name(group)
-    known = {name.casefold().replace("_", ""): name for name in reversed(store.columns())}
-    for name in GROUP_COLUMNS:
-        if column := known.get(name.casefold().replace("_", "")):
-            return column
-    return None
+        return [] if group == "none" else [store.column_name(group)]
+    rank = {name.casefold().replace("_", ""): place for place, name in enumerate(GROUP_COLUMNS)}
+    known = [(rank.get(name.casefold().replace("_", "")), name) for name in store.columns()]
+    return [name for _, name in sorted(((r, n) for r, n in known if r is not None), key=lambda entry: entry[0])]
 
 
-def group_codes(
-    store: Store, items: IntArray, contents: IntArray, group: str | None = None
-) -> tuple[str | None, IntArray, BoolArray]:
+def group_codes(store: Store, items: Items, group: str | None = None) -> Groups:
     """Group numbers of items.
 
     Parameters
     ----------
     store : Store
-    items, contents : ndarray of shape (n,), int64
+    items : Items
     group : str, optional
-        See `group_column`.
+        See `group_column`. Only of a column found by its name do the other known columns stand in where an item has
+        no value: it then joins all items that share its value there.
 
     Returns
     -------
-    column : str or None
-    groups : ndarray of shape (n,), int64
-        Groups that share a content are one group.
-    missing : ndarray of shape (n,), bool
-        Items without a value in the column; each is a group of its own.
+    Groups
     """
-    column = group_column(store, group)
-    values = store.column(column, items) if column else {}
+    columns = _group_columns(store, group)
+    ids = items.ids.tolist()
+    missing = np.ones(len(ids), np.bool_)
+    codes = np.arange(len(ids))
+    fallbacks: list[tuple[str, BoolArray]] = []
+    for place, column in enumerate(columns):
+        values = store.column(column, items.ids)
+        has = np.fromiter((item in values for item in ids), np.bool_, len(ids))
+        stands_in = missing & has
+        # A column that stands in joins only what shares a value with an item that lacks the columns before.
+        wanted = {values[item] for item, needed in zip(ids, stands_in.tolist(), strict=True) if needed}
+        codes = merge_groups(codes, _numbered(values[i] if values.get(i) in wanted else None for i in ids))
+        missing &= ~has
+        if place and stands_in.any():
+            fallbacks.append((column, stands_in))
+    if store.rule.frames == "all":
+        files = zip(items.sources, map(store.rule.file_of, items.locators), strict=True)
+        codes = merge_groups(codes, _numbered(files))
+    column_or_none = columns[0] if columns else None
+    return Groups(column_or_none, merge_groups(codes, items.contents), missing & bool(columns), fallbacks)
+
+
+def _numbered(values: Iterable[object]) -> IntArray:
+    """Equal values as equal numbers; every None as a number of its own."""
     numbers: dict[object, int] = {}
-    codes = np.empty(len(items), np.int64)
-    missing = np.zeros(len(items), np.bool_)
-    for row, item in enumerate(items.tolist()):
-        value = values.get(item)
-        missing[row] = column is not None and value is None
-        codes[row] = numbers.setdefault(("item", item) if value is None else ("value", value), len(numbers))
-    return column, merge_groups(codes, contents), missing
+    found = [numbers.setdefault(("none", row) if v is None else v, len(numbers)) for row, v in enumerate(values)]
+    return np.array(found, np.int64)
 
 
 def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | None:

@@ -13,7 +13,6 @@ from vecstore.evaluate import evaluate
 from vecstore.files import cache_home, make_folder, offline
 from vecstore.ingest import IngestResult, ingest
 from vecstore.label import label
-from vecstore.labelling import LabelResult
 from vecstore.pages import write_similar_page, write_training_page
 from vecstore.records import Progress, Silent
 from vecstore.search import SearchResult, search
@@ -50,7 +49,6 @@ class DemoResult:
     archive : Path
         The real pictures that were embedded.
     ingested : IngestResult
-    labelled : LabelResult or None
     record : Record
         Of the trained probe.
     hits : SearchResult
@@ -63,7 +61,6 @@ class DemoResult:
     store: Path
     archive: Path
     ingested: IngestResult
-    labelled: LabelResult | None
     record: Record
     hits: SearchResult
     pages: dict[str, Path] = field(default_factory=dict)
@@ -114,17 +111,18 @@ def _dicom(folder: Path, progress: Progress) -> DemoResult:
     path = folder / "dicom.vecs"
     result = ingest(path, archive, source="pydicom-data", progress=progress)
     with Store(path) as store:
-        labelled = label(store, task="modality", column="Modality")
-        return _finish(store, folder, archive, result, labelled, "modality", None, progress)
+        if result.added or not any(task.name == "modality" for task in store.tasks()):
+            label(store, task="modality", column="Modality")
+        return _finish(store, folder, archive, result, "modality", None, progress)
 
 
 def _medmnist(folder: Path, file: Path, progress: Progress) -> DemoResult:
     path = folder / f"{file.stem}.vecs"
-    result = ingest(path, file, progress=progress)
+    result = ingest(path, file, kind="medmnist", progress=progress)
     with Store(path) as store:
         task = store.tasks()[0].name
         published = PUBLISHED_RESNET18.get(task) if file.stem == task else None
-        return _finish(store, folder, file, result, None, task, published, progress)
+        return _finish(store, folder, file, result, task, published, progress)
 
 
 def _finish(
@@ -132,13 +130,13 @@ def _finish(
     folder: Path,
     archive: Path,
     ingested: IngestResult,
-    labelled: LabelResult | None,
     task: str,
     published: float | None,
     progress: Progress,
 ) -> DemoResult:
-    """Train, evaluate, search, write the pages."""
-    train(store, task, min_groups=2, progress=progress)
+    """Train (unless these labels have a model already), evaluate, search, write the pages."""
+    if not any(model.task.id == store.task(task).id for model in store.models(task)):
+        train(store, task, min_groups=2, progress=progress)
     probe = evaluate(store, task)
     report = folder / f"{task}-report.html"
     write_training_page(store, probe, report)
@@ -146,7 +144,7 @@ def _finish(
     similar = folder / f"{task}-similar.html"
     write_similar_page(store, hits, similar)
     pages = {"report": report, "similar": similar}
-    return DemoResult(store.path, archive, ingested, labelled, probe.record, hits, pages, published)
+    return DemoResult(store.path, archive, ingested, probe.record, hits, pages, published)
 
 
 def _dicom_files() -> Path:

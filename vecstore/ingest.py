@@ -6,19 +6,19 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from vecstore.embedding import NOT_FINITE, Job, Outcome, Pipeline
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
-from vecstore.errors import Ambiguous, ArchiveError, StoreError, UsageError, VecstoreError
+from vecstore.errors import Ambiguous, ArchiveError, StoreBusy, StoreError, UsageError, VecstoreError
 from vecstore.files import locator_part
 from vecstore.labelling import import_source_labels
 from vecstore.records import BoolArray, DecodeRule, IntArray, Progress, Raw, Silent, Value, batched
@@ -38,6 +38,7 @@ from vecstore.store.append import (
 )
 from vecstore.store.columns import RESERVED_COLUMNS, fit
 
+_T = TypeVar("_T")
 COMMIT_PICTURES = 4096
 COMMIT_SECONDS = 30.0
 _LOOK_UP = 1024
@@ -70,6 +71,8 @@ class IngestResult:
         Files that are not pictures and do not claim to be.
     task : str or None
         The task made from labels that the archive brings.
+    notes : list of str
+        What was done otherwise than one might expect: columns of another type, labels under another name.
     commit : int
     seconds : float
     """
@@ -84,6 +87,7 @@ class IngestResult:
     gone: int = 0
     passed_over: int = 0
     task: str | None = None
+    notes: list[str] = field(default_factory=list)
     commit: int = 0
     seconds: float = 0.0
 
@@ -132,7 +136,7 @@ def ingest(
     retry : {"no", "also", "only"}
         Whether items that failed before are tried again though their file is unchanged.
     verify_content : bool
-        Hash every file instead of trusting size and time.
+        Hash every file instead of trusting size and time, and make thumbnails again that were deleted.
     thumbnails : bool
     progress : Progress, optional
 
@@ -182,8 +186,8 @@ def ingest(
                 do="check the path",
             )
         table = archive_source.labels()
-        if table is not None and result.failed == 0:
-            result.task = import_source_labels(handle, result.source, table)
+        if table is not None:
+            result.task = run.patiently(lambda: import_source_labels(handle, result.source, table, run.note))
         handle.sweep()
         result.commit = handle.commit
         result.seconds = round(time.monotonic() - started, 3)
@@ -271,6 +275,7 @@ class _Run:
         self.name = _known_name(store, unicodedata.normalize("NFC", name or source.name))
         self.space_name = space
         self.retry, self.verify_content, self.progress = retry, verify_content, progress
+        self.thumbnails = thumbnails
         self.result = IngestResult(self.name)
         self.arguments: dict[str, object] = {}
         self.spaces: list[Space] = []
@@ -313,7 +318,7 @@ class _Run:
         for outcome in pipeline.outcomes(jobs):
             agree += outcome.unchanged
             differ += not outcome.unchanged
-        if agree <= differ:
+        if 2 * agree <= len(wanted):
             raise ArchiveError(
                 f"the store knows another archive under the name {self.name!r}: of {len(wanted)} of its files"
                 f" looked for in {archive}, {agree} are there with the same bytes",
@@ -357,7 +362,7 @@ class _Run:
     def _space(self, name: str, encoder: Encoder) -> Space:
         """The encoder's space; a taken default name gets the start of the fingerprint behind it."""
         try:
-            space = self.store.add_space(name, encoder.passport, self.arguments)
+            space = self.patiently(lambda: self.store.add_space(name, encoder.passport, self.arguments))
             if self.space_name and space.name.casefold() != self.space_name.casefold():
                 raise UsageError(
                     f"the vectors of {encoder.passport.encoder} are in the space {space.name!r} already",
@@ -368,8 +373,8 @@ class _Run:
         except Ambiguous:
             if self.space_name:
                 raise
-            name = f"{name}-{encoder.passport.fingerprint.hex()[:8]}"
-            return self.store.add_space(name, encoder.passport, self.arguments)
+            longer = f"{name}-{encoder.passport.fingerprint.hex()[:8]}"
+            return self.patiently(lambda: self.store.add_space(longer, encoder.passport, self.arguments))
 
     def _jobs(self, listing: Iterator[Raw]) -> Iterator[Job]:
         """What has to be opened; the rest is counted."""
@@ -377,7 +382,8 @@ class _Run:
             known = known_items(self.store, self.name, [raw.locator for raw in chunk])
             seen: set[str] = set()
             told: dict[int, tuple[str, Mapping[str, Value]]] = {}
-            for raw in chunk:
+            for listed in chunk:
+                raw = replace(listed, metadata=self._kept(listed.metadata)) if listed.metadata else listed
                 if raw.locator in seen or raw.locator in self._pending:
                     self.progress.say(f"{raw.locator}: listed twice; the first one counts")
                     continue
@@ -426,15 +432,18 @@ class _Run:
         if self.retry == "only" and not failed:
             self.result.present += len(frames)
             return None
-        if same and failed and self.retry == "no" and not any(self._untried(k) for k in held.values()):
+        unread = any(k.unread for k in frames.values())  # a share that was away may be back: tried at every run
+        if same and failed and not unread and self.retry == "no" and not any(self._untried(k) for k in held.values()):
             self.result.failed_before += failed
             self.result.present += len(frames) - failed
             return None
         complete = not failed and all(self._complete(k.content) for k in held.values() if k.content is not None)
+        hashes = {locator: k.hash for locator, k in held.items() if k.hash is not None}
         if same and complete and not self.verify_content:
             self.result.present += len(frames)
             return None
-        hashes = {locator: k.hash for locator, k in held.items() if k.hash is not None}
+        if self.thumbnails and self.verify_content and complete:
+            complete = self.store.thumbnails.get(list(hashes.values())).keys() >= set(hashes.values())
         sha256 = next((k.file_sha256 for k in held.values()), None)
         return Job(raw, sha256, hashes, complete)
 
@@ -456,6 +465,13 @@ class _Run:
             named = {self._column(name): value for name, value in metadata.items() if value is not None}
             if any(_differs(row, types, name, value) for name, value in named.items()):
                 self._told[item] = (locator, metadata)
+
+    def _kept(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
+        """Metadata as it may be stored: whoever says it, a patient's id becomes a pseudonym."""
+        kept: dict[str, Value] = {name: value for name, value in metadata.items() if value is not None}
+        for name in [name for name in kept if name.strip().casefold() == "patientid"]:
+            kept["PatientID"] = self.store.pseudonym(str(fit(kept.pop(name), "TEXT")))
+        return kept
 
     def _column(self, name: str) -> str:
         """The column that a name of the source leads to: one that would collide with ours has the source in front."""
@@ -493,7 +509,7 @@ class _Run:
             mtime_ns = None  # no time equals none: the next scan will hash the file
         reason = outcome.reason or ("no longer a picture" if outcome.passed_over and items else "")
         if reason:
-            stage = outcome.stage
+            stage = "decode" if outcome.passed_over else outcome.stage
             batch.refusals += [Refusal(name, raw.size, mtime_ns, stage, reason) for name in items or (raw.locator,)]
             self.progress.say(f"{raw.locator}: {reason}")
         elif outcome.passed_over:
@@ -504,10 +520,10 @@ class _Run:
             batch.touched += [
                 (k.item, raw.size, mtime_ns) for k in known.values() if (k.size, k.mtime_ns) != (raw.size, mtime_ns)
             ]
+        if outcome.shots and not outcome.reason and raw.locator not in {shot.locator for shot in outcome.shots}:
+            batch.forgiven.append(raw.locator)  # it failed as one file, and is several frames now
         for shot in () if outcome.reason else outcome.shots:
-            metadata: dict[str, Value] = {**shot.metadata, **raw.metadata}
-            if patient := shot.metadata.get("PatientID"):
-                metadata["PatientID"] = raw.metadata.get("PatientID") or self.store.pseudonym(str(patient))
+            metadata = {**self._kept(shot.metadata), **raw.metadata}
             batch.pictures.append(
                 Picture(
                     shot.locator,
@@ -523,6 +539,19 @@ class _Run:
             )
             if shot.thumbnail is not None:
                 batch.thumbnails[shot.hash] = shot.thumbnail
+
+    def note(self, text: str) -> None:
+        """Say something now and in the result."""
+        self.result.notes.append(text)
+        self.progress.say(text)
+
+    def patiently(self, write: Callable[[], _T]) -> _T:
+        """Write; while another writer holds the store, say so each minute and try again: the work is kept."""
+        while True:
+            try:
+                return write()
+            except StoreBusy as error:
+                self.progress.say(f"still waiting: {error.fact}")
 
     def _commit(self) -> None:
         """Encode what is still waiting, leave out what others committed meanwhile, and commit."""
@@ -555,11 +584,15 @@ class _Run:
         if not (batch.pictures or batch.refusals or batch.touched or batch.described or any(held)):
             return
         spaces = {space.id: space for space in self.spaces}
-        counts = append(
-            self.store, batch, spaces, self.arguments, lambda: self.progress.say("waiting for another writer")
+        counts: dict[str, Any] = self.patiently(
+            lambda: append(
+                self.store, batch, spaces, self.arguments, lambda: self.progress.say("waiting for another writer")
+            )
         )
         self._learn()
         self.pipeline.release(vectors)
+        for column, kind in counts.get("columns_widened", {}).items():
+            self.note(f"the column {column} is {kind} now: a value did not fit its type")
         self.result.added += counts["added"]
         self.result.present += len(batch.pictures) - counts["added"]
         self.result.failed += len({refusal.locator for refusal in batch.refusals})
@@ -582,7 +615,8 @@ def _differs(row: Mapping[str, Value], types: Mapping[str, tuple[str, str]], nam
         return True
     column, kind = types[name.casefold()]
     fitted = fit(value, kind)
-    return fitted is not None and row.get(column) != fitted
+    # What does not fit the column's type makes it wider.
+    return (fitted is None and value == value) or row.get(column) != fitted
 
 
 def _safe(name: str) -> str:

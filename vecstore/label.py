@@ -38,8 +38,9 @@ def label(
     key : str, optional
         The table's column that names the picture: by path relative to the archive, path without a leading folder,
         unique base name, unique stem (the cell may end in the suffix of another picture format), item id, or the
-        item column of the same name ("A=B": table column A is item column B). The rule that fits most rows is
-        taken, and named in the result.
+        item column of the same name ("A=B": table column A is item column B). The first of these that fits any row
+        is the rule of the whole import, and named in the result; rows that it does not fit are counted. A cell with
+        folders is joined by base name or stem only where they agree with those of the picture.
     value : str or sequence of str, optional
         The column with the label; several columns of 0 and 1 make a multi-label task.
     column : str, optional
@@ -47,7 +48,8 @@ def label(
     split_column : str, optional
         The column with the official part: train, val or test; with `column`, an item column.
     columns : str or sequence of str
-        Further columns of the table that become item columns.
+        Further columns of the table that become item columns. What a column PatientID holds is stored as
+        pseudonyms, as of DICOM files.
     positive : str, optional
         The positive value; with more than two values, all others are negative.
     ignore : str or sequence of str

@@ -83,15 +83,25 @@ class DecodeRule:
     window : {"first", "none"}
         DICOM: the first window of the file (or VOI LUT), or the full range of values.
     max_pixels : int
-        Width × height beyond which a picture is refused as a decompression bomb.
+        Width × height beyond which a picture is refused as a decompression bomb; by default where
+        Pillow itself refuses.
     version : int
         Raised when the meaning of the rule changes.
     """
 
     frames: Literal["first", "all"] = "first"
     window: Literal["first", "none"] = "first"
-    max_pixels: int = 200_000_000
+    max_pixels: int = 178_956_970
     version: int = 1
+
+    def file_of(self, locator: str) -> str:
+        """A locator without its frame, where all frames of a file are items.
+
+        >>> DecodeRule("all").file_of("ct/1.dcm#12"), DecodeRule().file_of("ct/1.dcm#12")
+        ('ct/1.dcm', 'ct/1.dcm#12')
+        """
+        stem, mark, number = locator.rpartition("#")
+        return stem if self.frames == "all" and mark and number.isdigit() else locator
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from vecstore.neighbours import Neighbour, searcher
 from vecstore.records import FloatArray, Hit, IntArray
 from vecstore.store import Items, Space, Store
 
+DEFAULT_K = 10
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -75,7 +77,7 @@ class _Query:
 def search(
     store: Store,
     query: int | np.integer[Any] | str | os.PathLike[str] | npt.NDArray[np.floating[Any]] | None = None,
-    k: int = 10,
+    k: int | None = None,
     *,
     text: str | None = None,
     where: str | None = None,
@@ -94,8 +96,8 @@ def search(
     store : Store
     query : int, str, path or ndarray of shape (dim,), optional
         An item id; an item's locator; a picture; a `.npy` file with one vector; a vector.
-    k : int
-        How many; exactly as many come back where as many exist.
+    k : int, optional
+        How many; exactly as many come back where as many exist. 10 by default, or as many as the store has.
     text : str, optional
         A description instead of a picture, in a CLIP space.
     where : str, optional
@@ -125,7 +127,7 @@ def search(
     chosen = store.refresh().space(space)
     engine = searcher(store, chosen)
     items = engine.items
-    _check_k(k, items)
+    k = _checked_k(k, items)
     notes = store.where_warnings(where) if where is not None else []
     notes = [f"a text column is compared with a number: {told}" for told in notes]
     allowed = store.select(where) if where is not None else None
@@ -159,17 +161,21 @@ def search(
     )
 
 
-def _check_k(k: int, items: Items) -> None:
-    if k < 1:
+def _checked_k(k: int | None, items: Items) -> int:
+    """How many hits are asked for: only a number that was given is refused for being too large."""
+    if k is not None and k < 1:
         raise UsageError(f"k = {k}", expected="at least 1", do="-k 10")
     if not len(items):
         raise DataError(
             "the store has no items", expected="at least one", do="run: vecstore ingest ARCHIVE --store STORE"
         )
+    if k is None:
+        return min(DEFAULT_K, len(items))
     if k > len(items):
         raise UsageError(
             f"k = {k} is more than the {len(items)} items of the store", expected=f"1 to {len(items)}", do="-k N"
         )
+    return k
 
 
 def _resolve(
@@ -298,10 +304,10 @@ def _own(
     """Items that are the query, or belong to its group."""
     if include_own or not own:
         return None, []
-    column, groups, _ = group_codes(store, items.ids, items.contents, group)
-    mine = groups[np.isin(items.ids, np.asarray(own, np.int64))]
-    excluded: IntArray = items.ids[np.isin(groups, mine)]
-    return column, excluded.tolist()
+    grouped = group_codes(store, items, group)
+    mine = grouped.codes[np.isin(items.ids, np.asarray(own, np.int64))]
+    excluded: IntArray = items.ids[np.isin(grouped.codes, mine)]
+    return grouped.column, excluded.tolist()
 
 
 def _hits(store: Store, items: Items, found: Sequence[Neighbour]) -> list[Hit]:

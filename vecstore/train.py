@@ -97,7 +97,7 @@ def train(
         rows, probabilities = data.test, estimator.predict_proba(data.vectors(data.test))
     else:
         rows, probabilities = development, estimator.oof_
-        if not nested:
+        if not nested and model != "knn":  # kNN chooses for each fold on the others
             notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
     probabilities = np.asarray(probabilities, np.float64)
     scores = evaluate(data.y[rows], probabilities, data.classes, data.task.kind, data.groups[rows], seed=seed)
@@ -128,6 +128,10 @@ def train(
             "evaluate": round(done - fitted, 3),
         },
         versions=dict(sorted(library_versions().items())),
+        where=where,
+        group=group,
+        classes_asked=None if classes is None else list(classes),
+        min_groups=min_groups,
     )
     probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities)
     rows = development

@@ -54,6 +54,8 @@ class Record:
     seconds : dict
         "read", "fit", "evaluate".
     versions : dict
+    where, group, classes_asked, min_groups
+        What was asked for when it was trained.
     """
 
     task: str
@@ -86,6 +88,10 @@ class Record:
     pixels_read: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    where: str | None = None
+    group: str | None = None
+    classes_asked: list[str] | None = None
+    min_groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -196,7 +202,18 @@ def register(
     if probe.record.model == "knn":
         arrays |= {"contents": contents, "contents_y": targets}
     files["predictions.safetensors"] = pack({name: np.ascontiguousarray(values) for name, values in arrays.items()})
-    model = store.add_model(task, space, files, probe.record.to_dict(), seen)
+    record = probe.record
+    arguments = {
+        "task": record.task,
+        "model": record.model,
+        "space": record.space,
+        "group": record.group,
+        "where": record.where,
+        "min_groups": record.min_groups,
+        "classes": record.classes_asked,
+        "seed": record.seed,
+    }
+    model = store.add_model(task, space, files, record.to_dict(), seen, arguments)
     return Probe(probe.record, probe.estimator, model, probe.items, probe.y, probe.probabilities)
 
 

@@ -42,7 +42,9 @@ def demo(medmnist: str | None, folder: str, as_json: bool) -> None:
         return
     ingested = result.ingested
     held = ingested.added + ingested.present
-    click.echo(f"\n{held} pictures in the store, {ingested.embedded} embedded now, {ingested.failed} failed")
+    failed = ingested.failed + ingested.failed_before
+    click.echo(f"\n{held} pictures in the store, {failed} could not be decoded; {ingested.embedded} embedded now")
+    click.echo("(identical pictures, such as one file in several encodings, are embedded once)")
     auc = "not defined" if record.auc is None else f"{record.auc:.3f}"
     interval = "" if record.auc_interval is None else " ({:.3f}-{:.3f})".format(*record.auc_interval)
     click.echo(f"{record.task}: AUC {auc}{interval}, {record.part}, {record.n} pictures")
@@ -50,8 +52,9 @@ def demo(medmnist: str | None, folder: str, as_json: bool) -> None:
         click.echo(f"published: ResNet-18 trained on the same pictures {result.published:.3f} (MedMNIST v2, test AUC)")
     for note in record.notes:
         click.echo(f"note: {note}")
-    click.echo(f"\nsimilar to {result.hits.query}")
-    rows = [asdict(hit) | dict(hit.labels) for hit in result.hits.hits[:5]]
+    shown = result.hits.hits[:5]
+    click.echo(f"\nsimilar to {result.hits.query}: the first {len(shown)} of {len(result.hits.hits)}")
+    rows = [asdict(hit) | dict(hit.labels) for hit in shown]
     echo_table(rows, ["rank", "score", "locator", record.task])
     click.echo("")
     echo_facts([("store", str(result.store)), *pages.items()])

@@ -50,7 +50,11 @@ from vecstore_cli._shared import (
     help="Try failed items again though their files are unchanged.",
 )
 @click.option("--only-failures", "retry", flag_value="only", help="Try failed items again and nothing else.")
-@click.option("--verify-content", is_flag=True, help="Hash every file instead of trusting size and time.")
+@click.option(
+    "--verify-content",
+    is_flag=True,
+    help="Hash every file instead of trusting size and time; deleted thumbnails come back.",
+)
 @click.option("--no-thumbnails", is_flag=True, help="Keep no small pictures for pages.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
@@ -119,6 +123,7 @@ def ingest(
                 ),
                 ("passed over", f"{result.passed_over} files that are not pictures" if result.passed_over else ""),
                 ("task", f"{result.task}, from labels in the archive" if result.task else ""),
+                ("notes", "; ".join(result.notes)),
             ]
         )
         if result.failed:
@@ -217,6 +222,7 @@ def label(
                 "differing rows",
                 ", ".join(f"{c}: {n} items, first value kept" for c, n in result.differing_values.items()),
             ),
+            ("columns widened", ", ".join(f"{c} to {kind}" for c, kind in result.columns_widened.items())),
         ]
     )
 

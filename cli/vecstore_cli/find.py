@@ -24,7 +24,7 @@ from vecstore_cli._shared import (
 @store_argument
 @click.argument("query", required=False)
 @click.option("--text", metavar="TEXT", help="Describe what is looked for, in a CLIP space.")
-@click.option("-k", "k", type=int, default=10, show_default=True, help="How many.")
+@click.option("-k", "k", type=int, help="How many [10, or as many as there are].")
 @click.option("--where", metavar="SQL", help="An expression over the item columns: \"sex = 'F' and age >= 60\".")
 @space_option
 @click.option("--group", metavar="COLUMN", help="Column whose value excludes the query's own group; none: no groups.")
@@ -40,7 +40,7 @@ def search(
     store: str,
     query: str | None,
     text: str | None,
-    k: int,
+    k: int | None,
     where: str | None,
     space: str | None,
     group: str | None,
@@ -61,10 +61,13 @@ def search(
       vecstore search chest.vecs query.png -k 10 --where "sex = 'F' and age >= 60"
       vecstore search chest.vecs 17 --html similar.html
     """
+    from vecstore.files import output_file
     from vecstore.pages import write_similar_page
     from vecstore.search import search as run
     from vecstore.store import Store
 
+    if html:
+        output_file(html)  # refused before any work
     with Store(store, at) as opened:
         result = run(
             opened,

@@ -67,10 +67,13 @@ def train(
       vecstore train chest.vecs pneumonia
       vecstore train chest.vecs pneumonia --model knn --group patient_id --report pneumonia.html
     """
+    from vecstore.files import output_file
     from vecstore.pages import write_training_page
     from vecstore.store import Store
     from vecstore.train import train as run
 
+    if report:
+        output_file(report)  # refused before any work
     with Store(store) as opened:
         probe = run(
             opened,
@@ -102,9 +105,12 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
       vecstore evaluate chest.vecs pneumonia
     """
     from vecstore.evaluate import evaluate as run
+    from vecstore.files import output_file
     from vecstore.pages import write_training_page
     from vecstore.store import Store
 
+    if report:
+        output_file(report)  # refused before any work
     with Store(store) as opened:
         probe = run(opened, task, model=model)
         if report:

@@ -340,6 +340,19 @@ def test_labels_nothing_can_be_learned_from_are_told(vecstore: Call, store: Path
     _refused(vecstore("train", store, "one"), 1, "expected")
 
 
+@pytest.mark.parametrize(
+    ("verb", "option"), [("train pneumonia", "--report"), ("evaluate pneumonia", "--report"), ("search 1", "--html")]
+)
+def test_a_page_that_has_no_folder_is_refused_before_any_work(
+    vecstore: Call, store: Path, tmp_path: Path, verb: str, option: str
+) -> None:
+    before = (store / "catalog.sqlite").read_bytes(), sorted((store / "models").glob("*"))
+    name, argument = verb.split()
+    done = vecstore(name, store, argument, option, tmp_path / "absent" / "page.html")
+    _refused(done, 2, "its folder does not exist", "choose another output")
+    assert ((store / "catalog.sqlite").read_bytes(), sorted((store / "models").glob("*"))) == before
+
+
 def test_the_demo_names_the_sets_it_knows(vecstore: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VECSTORE_OFFLINE", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -357,7 +370,7 @@ def test_the_demo_names_the_sets_it_knows(vecstore: Call, tmp_path: Path, monkey
         "expected https://",
         "vecstore demo --medmnist breastmnist.npz",
     )
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "vecstore").exists()
 
 
 def test_json_or_not_an_error_leaves_standard_output_empty(vecstore: Call, tmp_path: Path) -> None:

@@ -117,6 +117,14 @@ def test_train_prints_the_number_its_interval_and_its_groups(vecstore: Call, sto
     assert re.search(r"^pixels read +0$", text, re.M)
 
 
+def test_label_says_which_columns_had_to_be_widened(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "more.csv"
+    for number, score in enumerate(("1", "high")):
+        table.write_text(f"file,label,score\n000.png,x,{score}\n001.png,y,2\n")
+        done = vecstore("label", store, table, "--task", "t", "--key", "file", "--value", "label", "--columns", "score")
+        assert bool(re.search(r"^columns widened +score to TEXT$", done.stdout, re.M)) == bool(number), done.output
+
+
 def test_export_warns_elsewhere_that_vectors_are_personal_data(vecstore: Call, place: Path, tmp_path: Path) -> None:
     done = vecstore("export", place / "chest.vecs", tmp_path / "v.npz")
     assert done.stdout == f"{tmp_path / 'v.npz'}: 60 rows of 64 dimensions, space fake-64\n"

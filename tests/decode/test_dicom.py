@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -433,3 +435,33 @@ def test_values_that_do_not_fit_are_absent(altered: Altered) -> None:
     found = first(altered(PatientAge="adult", StudyDate="unknown", BodyPartExamined="")).metadata
     assert not {"PatientAge", "StudyDate", "BodyPartExamined"} & found.keys()
     assert "KVP" not in first(altered(KVP=["120", "130"])).metadata
+
+
+def _deflated(plain: bytes, extra: bytes = b"") -> bytes:
+    """A whole file as the deflated syntax has it; `extra` follows the last element."""
+    dataset = pydicom.dcmread(io.BytesIO(plain))
+    start = 132 + 12 + dataset.file_meta.FileMetaInformationGroupLength
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = deflater.compress(plain[start:] + extra) + deflater.flush()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    head = io.BytesIO()
+    pydicom.filewriter.write_file_meta_info(head, dataset.file_meta)
+    return plain[:132] + head.getvalue() + body
+
+
+def test_a_deflated_file_shows_what_it_shows_undeflated(altered: Altered) -> None:
+    plain = altered()
+    assert np.array_equal(first(_deflated(plain)).picture, first(plain).picture)
+
+
+def test_a_deflated_bomb_is_refused_before_it_is_inflated(altered: Altered) -> None:
+    private = b"\xfe\x7f\x01\x00OB\0\0" + (8 << 20).to_bytes(4, "little") + bytes(8 << 20)
+    data = _deflated(altered(), private)
+    assert len(data) < 100_000
+    with pytest.raises(PictureError, match=r"a deflated DICOM file that inflates beyond 4,000,000 bytes"):
+        first(data, max_pixels=1_000_000)
+
+
+def test_one_number_of_pixels_is_the_limit_whoever_opens_the_file() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert DecodeRule().max_pixels == 2 * Image.MAX_IMAGE_PIXELS

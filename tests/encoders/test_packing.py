@@ -143,7 +143,7 @@ def test_a_vector_that_is_not_finite_or_zero_comes_back_as_nan_and_spares_its_ne
 
 
 def test_a_network_without_one_vector_per_picture_is_refused() -> None:
-    with pytest.raises(EncoderError, match=r"output has the shape \(2, 3, 8, 8\); expected one vector per picture"):
+    with pytest.raises(EncoderError, match=r"output has the shape \(3, 3, 8, 8\); expected one vector per picture"):
         _encoder(nn.Identity())
 
 

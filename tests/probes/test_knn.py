@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from vecstore.errors import DataError
@@ -68,6 +69,34 @@ def test_out_of_fold_votes_come_from_other_folds(cases: Cases) -> None:
         out = probe.folds_ == fold
         again = KNNProbe(k=5, temperature=0.1, whiten="none").fit(X[~out], y[~out], groups=groups[~out])
         np.testing.assert_allclose(probe.oof_[out], again.predict_proba(X[out]), atol=1e-9)
+
+
+def test_no_fold_has_a_say_in_how_it_is_scored(cases: Cases) -> None:
+    X, y, groups = cases()
+    probe = KNNProbe().fit(X, y, groups=groups)
+    votes = {
+        (i, j): KNNProbe(k=int(k), temperature=float(temperature)).fit(X, y, groups=groups).oof_
+        for i, temperature in enumerate(probe.temperatures_)
+        for j, k in enumerate(probe.ks_)
+    }
+    for fold in range(5):
+        others = [probe.folds_ == other for other in range(5) if other != fold]
+        areas = np.zeros((len(probe.temperatures_), len(probe.ks_)))
+        for place, chances in votes.items():
+            areas[place] = np.mean([roc_auc_score(y[rows], chances[rows, 1]) for rows in others])
+        row, column = np.argwhere(areas >= areas.max() - 1e-9)[-1]
+        inside = probe.folds_ == fold
+        np.testing.assert_allclose(probe.oof_[inside], votes[row, column][inside], atol=1e-9)
+
+
+def test_random_labels_score_as_guessing() -> None:
+    scores = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        y = rng.permutation(np.arange(60) % 2)
+        probe = KNNProbe(seed=seed).fit(rng.normal(size=(60, 32)), y)
+        scores.append(roc_auc_score(y, probe.oof_[:, 1]))
+    assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores) / np.sqrt(len(scores))
 
 
 def test_unknown_labels_do_not_vote() -> None:

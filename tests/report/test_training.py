@@ -57,10 +57,8 @@ def _case(kind: str, n: int = 300, classes: int = 3) -> Case:
         "notes": ["12 training pictures of 9 patients were left out."],
         "commit": 12,
         "store": "chest.vecs",
-        "split": "official",
-        "dropped": 12,
+        "where": "age >= 60",
         "versions": {"numpy": "2.0"},
-        "command": "vecstore train chest.vecs pneumonia",
     }
     return record, y, probabilities
 
@@ -130,10 +128,9 @@ def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
         "Please note 12 training pictures of 9 patients were left out.",
         "Parameters strength 0.1, folds 5",
         "Groups patient_id",
-        "Left out 12",
+        "Filter age >= 60",
         "Commit 12",
         "Versions numpy 2.0",
-        "Command vecstore train chest.vecs pneumonia",
         "normal 1\u202f000 150 –",
     ):
         assert " ".join(part.split()) in text
@@ -196,7 +193,7 @@ def test_one_class_only_or_no_picture_at_all_makes_a_page_without_a_curve(kind: 
 def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_contained: Check) -> None:
     nasty = "<script>alert(1)</script>\"' onload=x $\\frac{1}{2}$ Befund: 肺炎 [x] </svg>"
     record, y, probabilities = _case("binary")
-    record |= dict.fromkeys(("task", "space", "encoder", "command", "group_column", "split"), nasty)
+    record |= dict.fromkeys(("task", "space", "encoder", "store", "group_column", "where"), nasty)
     record |= {"classes": [nasty, nasty + "2"], "notes": [nasty], "versions": {nasty: nasty}}
     html = training_page(record, y, probabilities)
     assert_self_contained(html)
@@ -233,7 +230,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_sticks_out_at_any_width(kind: str, width: int, measure: Check) -> None:
     record, y, probabilities = _case(kind, classes=11)
-    record |= {"command": "c" * 200, "notes": ["n" * 200], "split": "s" * 100}
+    record |= {"where": "c" * 200, "notes": ["n" * 200], "store": "s" * 100}
     record["classes"] = ["x" * 70, *record["classes"][1:]]
     seen = measure(training_page(record, y, probabilities), width)
     assert seen == {"title": "Classifier report: pneumonia", "inner": width, "scroll": width, "out": [], "broken": 0}

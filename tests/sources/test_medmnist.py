@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vecstore.errors import ArchiveError
+from vecstore.errors import ArchiveError, PictureError
 from vecstore.sources import open_source
 from vecstore.sources import window as window_module
 
@@ -130,3 +130,11 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"nothing")
     with pytest.raises(ArchiveError, match=r"x\.npz: damaged: .*; expected an \.npz file"):
         list(open_source(tmp_path / "x.npz").list())
+
+
+def test_a_file_that_went_away_is_named_without_its_path(tmp_path: Path) -> None:
+    raws = list(open_source(save(tmp_path / "x.npz", **sound())).list())
+    (tmp_path / "x.npz").rename(tmp_path / "gone.npz")
+    with pytest.raises(PictureError, match=r"its \.npz can't be opened") as refused:
+        raws[0].read()
+    assert str(tmp_path) not in str(refused.value)

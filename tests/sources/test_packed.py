@@ -67,7 +67,8 @@ def test_a_real_zip_is_listed_with_sizes_and_times(shared: Path) -> None:
     assert [raw.locator for raw in raws] == sorted(raw.locator for raw in raws)
     assert raws[0].locator == "benign/benign (1).jpg"
     assert raws[0].size == 14775
-    assert raws[0].mtime_ns == 1_577_836_800 * 10**9  # 2020-01-01
+    checksum = zlib.crc32(bytes(raws[0].read()))
+    assert raws[0].mtime_ns == 1_577_836_800 * 10**9 + checksum  # 2020-01-01, and what the content is
     assert len(raws[0].read()) == 14775
 
 
@@ -376,3 +377,27 @@ def test_a_window_reads_anywhere_and_passes_once_when_asked_in_order() -> None:
     assert len(starts) == 2
     assert window.read(len(content) - 5, 100) == content[-5:]
     assert window.read(len(content) + 5, 100) == b""
+
+
+def test_json_of_a_sample_keeps_no_name_of_a_person(tmp_path: Path, plain: bytes) -> None:
+    said: dict[str, str | int] = {"PatientName": "Doe^Jane", "patient_birth_date": "1970", "OtherPatientIDs": "7", "Address": "x"}
+    said |= {"PHONE": "1", "referring_physician_name": "Roe", "PersonName": "x", "PatientID": "7", "age": 60}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("1.jpg", plain)
+        file.writestr("1.json", json.dumps(said))
+    (raw,) = open_source(tmp_path / "a.zip").list()
+    assert raw.metadata == {"PatientID": "7", "age": 60}
+
+
+def test_a_link_in_a_tar_that_broke_is_named_without_the_path_of_the_tar(tmp_path: Path, plain: bytes) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind in (("l.jpg", tarfile.SYMTYPE), ("a.jpg", tarfile.REGTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, "a.jpg", 0 if kind == tarfile.SYMTYPE else len(plain)
+            tar.addfile(info, io.BytesIO(plain) if info.size else None)
+    raws = list(open_source(path).list())
+    path.write_bytes(path.read_bytes()[:512] + b"broken" * 1000)
+    with pytest.raises(PictureError, match="damaged in its tar") as refused:
+        raws[0].read()
+    assert str(tmp_path) not in str(refused.value)

@@ -353,22 +353,40 @@ def test_columns_take_the_type_that_holds_all_values(store: Store, kit: Kit) -> 
     }
 
 
-def test_a_value_that_does_not_fit_is_left_out_and_counted(store: Store, kit: Kit) -> None:
-    kit.add(store, ["a", "b"], metadata=lambda name: {"age": 60})
-    odd: dict[str, Any] = {"a": "sixty", "b": 60.5}
-    kit.add(store, ["a", "b"], metadata=lambda name: {"age": odd[name]})
-    assert store.log()[-1]["counts"]["values_left_out"] == {"age": 2}
-    assert store.column("age") == {}
-    kit.add(store, ["a"], metadata=lambda name: {"age": 61.0})
-    assert store.column("age") == {1: 61}
+def test_a_value_that_does_not_fit_widens_its_column_in_every_version(store: Store, kit: Kit) -> None:
+    kit.add(store, ["a", "b", "c"], metadata=lambda name: {"age": 60, "sex": "f"})
+    kit.add(store, ["a"], metadata=lambda name: {"age": 61})
+    whole = store.commit
+    kit.add(store, ["b"], metadata=lambda name: {"age": 60.5})
+    assert store.log()[-1]["counts"]["columns_widened"] == {"age": "REAL"}
+    assert store.columns() == {"age": "REAL", "sex": "TEXT"}
+    assert store.column("age") == {1: 61.0, 2: 60.5, 3: 60.0}
+    kit.check(store.path)
+    real = store.commit
+    kit.add(store, ["c"], metadata=lambda name: {"age": "sixty"})
+    assert store.column("age") == {1: "61", 2: "60.5", 3: "sixty"}
+    for at, expected in ((whole, {1: "61", 2: "60", 3: "60"}), (real, {1: "61", 2: "60.5", 3: "60"})):
+        with Store(store.path, at) as earlier:
+            assert earlier.column("age") == expected
+            assert set(earlier.column("sex").values()) == {"f"}
+    kit.check(store.path)
+    kit.add(store, ["a"], metadata=lambda name: {"age": 62.0})
+    assert store.column("age")[1] == "62"
+    kit.check(store.path)
+
+
+def test_an_integer_that_a_float_would_round_makes_a_column_text(store: Store, kit: Kit) -> None:
+    kit.add(store, ["a"], metadata=lambda name: {"number": 2**53 + 1})
+    kit.add(store, ["b"], metadata=lambda name: {"number": 0.5})
+    assert store.column("number") == {1: "9007199254740993", 2: "0.5"}
+    kit.check(store.path)
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [
         (float("nan"), "REAL", None),
-        (2**70, "INTEGER", None),
-        (2**70, "REAL", None),
+        (2**70, "TEXT", str(2**70)),
         (-0.0, "REAL", 0.0),
         ("a\udc80b", "TEXT", "a?b"),
         (float("inf"), "REAL", float("inf")),

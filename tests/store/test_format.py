@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,5 +153,7 @@ def test_the_golden_stores_script_still_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(GOLDEN / "make_format1.py"), str(target)]
     assert subprocess.run(command, env={"PYTHONPATH": str(ROOT)}).returncode == 0
     with zipfile.ZipFile(target) as made, zipfile.ZipFile(GOLDEN / "format1.vecs.zip") as kept:
-        assert made.namelist() == kept.namelist()
+        # Shards are named by their bytes, in which pyarrow writes its version.
+        folders = [[PurePosixPath(name).parent for name in packed.namelist()] for packed in (made, kept)]
+        assert folders[0] == folders[1]
     assert (GOLDEN / "format1.vecs.zip").stat().st_size < 100_000

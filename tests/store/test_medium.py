@@ -195,12 +195,15 @@ def test_a_sweep_leaves_what_is_named_or_young(store: Store, kit: Kit) -> None:
     named = [path for path in store.path.rglob("*") if path.is_file() or path.parent.name == "models"]
     left = [store.path / "shards" / "1" / ("0" * 64 + ".parquet"), store.path / "shards" / "1" / "tmp-1-a"]
     left += [store.path / "tmp-9-clock", store.path / "models" / ("1" * 64) / "model.json"]
-    for path in left:
-        path.parent.mkdir(exist_ok=True)
+    left += [store.path / "indexes" / "1" / "tmp-1-a"]
+    index = store.path / "indexes" / "1" / "index.faiss"
+    named.append(index)
+    for path in (*left, index):
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b"x")
     assert store.sweep() == 0
-    for path in [*named, *left, left[-1].parent]:
+    for path in [*named, *left, left[3].parent]:
         os.utime(path, (0, 0))
-    assert store.sweep() == 4
+    assert store.sweep() == 5
     assert [path for path in left if path.exists()] == []
     assert [path for path in named if not path.exists()] == []

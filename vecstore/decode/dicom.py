@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata as packages
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import Decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
@@ -40,6 +42,11 @@ _ORDERS = {
 }
 _PACKAGES = {"pillow": "pillow", "pyjpegls": "pyjpegls", "gdcm": "python-gdcm", "pydicom": "pydicom"}
 _LIBJPEG = "pylibjpeg-libjpeg"
+_DEFLATED = str(uid.DeflatedExplicitVRLittleEndian).encode()
+_META_BYTES = 1 << 16
+"""Within which the file meta information names the transfer syntax."""
+_MAX_INFLATED = 1 << 30
+_PIECE = 1 << 16
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -64,6 +71,7 @@ def frames(data: bytes, kind: str, rule: DecodeRule) -> Iterator[Frame]:
         No pixels, damaged, or compressed in a way that no installed package decodes; other
         exceptions of pydicom are turned into it by the caller.
     """
+    _check_inflated(data, min(4 * rule.max_pixels, _MAX_INFLATED))
     dataset = _read(data)
     _check_pixels(dataset, rule)
     known = metadata(dataset)
@@ -75,6 +83,26 @@ def frames(data: bytes, kind: str, rule: DecodeRule) -> Iterator[Frame]:
         picture = _picture(values, photometric, dataset, index, rule)
         number = index + 1 if rule.frames == "all" and count > 1 else None
         yield Frame(number, picture, known, by)
+
+
+def _check_inflated(data: bytes, limit: int) -> None:
+    """Refuse a deflated file that becomes too large, before pydicom inflates it whole."""
+    if data[128:132] != b"DICM" or _DEFLATED not in data[132:_META_BYTES]:
+        return
+    stream = io.BytesIO(data)
+    stream.seek(132)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+        return
+    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while (piece := stream.read(_PIECE)) and not inflater.eof:
+        while piece and total <= limit:
+            total += len(inflater.decompress(piece, _PIECE << 4))
+            piece = inflater.unconsumed_tail
+    if total > limit:
+        raise PictureError(
+            f"a deflated DICOM file that inflates beyond {limit:,} bytes", "a smaller one", "store it undeflated"
+        )
 
 
 def _read(data: bytes) -> Dataset:

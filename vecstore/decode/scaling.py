@@ -27,8 +27,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise PictureError(
             f"{width} × {height} pixels, more than a picture may have",
-            f"at most {max_pixels:,} pixels",
-            "raise max_pixels when the store is created",
+            f"at most {max_pixels:,} pixels, which this store is made for",
+            "make it smaller, or cut it into tiles",
         )
 
 

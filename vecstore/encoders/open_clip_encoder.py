@@ -17,6 +17,7 @@ from typing import Any
 
 import open_clip
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
@@ -126,12 +127,58 @@ class _ImageTower(nn.Module):
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
+        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+        if isinstance(blocks, nn.ModuleList) and _reads_class_token(visual, blocks[-1]):
+            blocks[-1] = ClassTokenBlock(blocks[-1])
         self.visual = visual
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, height, width) to (n, dim)."""
         made: Tensor | tuple[Tensor, ...] = self.visual(x)
         return made[0] if isinstance(made, tuple) else made
+
+
+def _reads_class_token(visual: Any, last: Any) -> bool:
+    """Whether only the class token of the last block's output is used, and that block is a plain one."""
+    plain = isinstance(getattr(last, "attn", None), nn.MultiheadAttention) and not hasattr(last, "ln_1_kv")
+    alone = getattr(visual, "attn_pool", None) is None and not getattr(visual, "output_tokens", True)
+    return plain and last.attn.batch_first and alone and getattr(visual, "pool_type", "") == "tok"
+
+
+class ClassTokenBlock(nn.Module):
+    """The last block of a vision transformer, for the class token alone: the other positions are never read.
+
+    Saves ten of its twelve matrix products, which is 7 % of a ViT-B/32.
+
+    Parameters
+    ----------
+    block : Module
+        open_clip's ResidualAttentionBlock.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+        dim = weight.shape[1]
+        self._heads = block.attn.num_heads
+        self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.query.weight, self.query.bias = nn.Parameter(weight[:dim]), nn.Parameter(bias[:dim])
+        self.key_value.weight, self.key_value.bias = nn.Parameter(weight[dim:]), nn.Parameter(bias[dim:])
+        self.out = nn.Linear(dim, dim)
+        self.out.weight, self.out.bias = block.attn.out_proj.weight, block.attn.out_proj.bias
+        self.ln_1, self.ls_1 = block.ln_1, block.ls_1
+        self.ln_2, self.ls_2, self.mlp = block.ln_2, block.ls_2, block.mlp
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """(n, positions, width) to (n, 1, width)."""
+        n, positions, width = x.shape
+        normal = self.ln_1(x)
+        query = self.query(normal[:, :1]).view(n, 1, self._heads, -1).transpose(1, 2)
+        pairs = self.key_value(normal).view(n, positions, 2, self._heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, pairs[0], pairs[1], attn_mask)
+        token: Tensor = x[:, :1] + self.ls_1(self.out(mixed.transpose(1, 2).reshape(n, 1, width)))
+        widened: Tensor = self.ls_2(self.mlp(self.ln_2(token)))
+        return token + widened
 
 
 def _from_registry(name: str, model: str, weights: Path | None) -> _Spec:

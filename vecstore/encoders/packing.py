@@ -12,8 +12,9 @@ replaces by whoever asks for it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
@@ -104,9 +105,38 @@ def fast_copy(network: nn.Module, flow: Flow, dtype: torch.dtype) -> nn.Module:
     """
     network = copy.deepcopy(network)
     fused = _fold_batch_norms(network, flow.pairs()) | _fuse_gelu(network, flow.pairs())
+    exact = {id(module) for part in network.modules() if isinstance(part, InFloat32) for module in part.modules()}
     for path, module in list(network.named_modules()):
-        _replace_by_packed(network, path, module, fused.get(path, _NONE), dtype)
+        own = torch.float32 if id(module) in exact else dtype
+        _replace_by_packed(network, path, module, fused.get(path, _NONE), own)
     return network.to(dtype)
+
+
+class InFloat32(nn.Module):
+    """A part of a network that stays in float32 whatever the rest is converted to.
+
+    Parameters
+    ----------
+    part : Module
+        From one tensor to one tensor.
+    """
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute in float32, and give the type that came."""
+        made: Tensor = self.part(x.float())
+        return made.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _fold_batch_norms(network: nn.Module, pairs: dict[str, str]) -> dict[str, Fused]:

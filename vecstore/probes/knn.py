@@ -65,7 +65,8 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     prior_ : ndarray of shape (n_outputs,), float64
         Share of each class, for rows without a vote.
     oof_ : ndarray of shape (n, n_classes), float64
-        Out-of-fold probabilities at the k and temperature chosen.
+        Out-of-fold probabilities; for each fold at the k and temperature that are best on the other folds, so no row
+        has a say in how it is scored itself.
     folds_ : ndarray of shape (n,), int64
 
     Notes
@@ -223,11 +224,16 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     votes = _votes(scores, self.weights, temperature)
                     shares[i][:, inside[rows]] = _shares(votes, labels, ks, self.prior_).transpose(1, 2, 0)
         self.ks_, self.temperatures_ = np.array(ks), np.array(given)
-        self.cv_auc_ = _auc(shares, self._truth, data)
+        areas = _fold_areas(shares, self._truth, data)
+        self.cv_auc_ = nan_mean(areas, 0)
         best = _smoothest_best(self.cv_auc_)
         self.temperature_ = float(given[best[0]])
         self.k_ = int(ks[best[1]]) if self.k is None else int(self.k)
-        self.oof_ = self._as_probabilities(shares[best])
+        out_of_fold = np.empty(shares.shape[2:])
+        for fold in range(n_folds):
+            inside = data.folds == fold
+            out_of_fold[inside] = shares[_smoothest_best(nan_mean(np.delete(areas, fold, axis=0), 0))][inside]
+        self.oof_ = self._as_probabilities(out_of_fold)
         self.folds_ = data.folds
 
     def _as_probabilities(self, shares: DoubleArray) -> DoubleArray:
@@ -339,8 +345,8 @@ def _shares(votes: DoubleArray, labels: DoubleArray, ks: list[int], prior: Doubl
     return out
 
 
-def _auc(shares: DoubleArray, truth: DoubleArray, data: Training) -> DoubleArray:
-    """Mean over folds of the (macro) AUC for each temperature and k."""
+def _fold_areas(shares: DoubleArray, truth: DoubleArray, data: Training) -> DoubleArray:
+    """The (macro) AUC on each fold for each temperature and k, of shape (n_folds, n_temperatures, n_ks)."""
     n_temperatures, n_ks = shares.shape[:2]
     areas = []
     for fold in range(int(data.folds.max()) + 1):
@@ -350,4 +356,4 @@ def _auc(shares: DoubleArray, truth: DoubleArray, data: Training) -> DoubleArray
             scores = shares[:, :, known, output].reshape(n_temperatures * n_ks, -1).T
             columns.append(weighted_auc(scores, column[known] == 1))
         areas.append(nan_mean(np.array(columns), 0))
-    return nan_mean(np.array(areas), 0).reshape(n_temperatures, n_ks)
+    return np.array(areas).reshape(-1, n_temperatures, n_ks)

@@ -29,14 +29,11 @@ _FACTS = (
     ("encoder", "Encoder"),
     ("model", "Model"),
     ("parameters", "Parameters"),
-    ("split", "Split"),
     ("group_column", "Groups"),
-    ("dropped", "Left out"),
+    ("where", "Filter"),
     ("store", "Store"),
     ("commit", "Commit"),
-    ("date", "Date"),
     ("versions", "Versions"),
-    ("command", "Command"),
 )
 """Keys of the record in the order of the table, and what they are called there."""
 
@@ -63,8 +60,8 @@ def training_page(record: Mapping[str, Any], y: npt.ArrayLike, probabilities: np
         - ``auc_per_class`` : mapping of class to float or None, ``auc_interval_per_class`` : to [low, high] or None
         - ``counts`` : mapping of class to pictures it was trained on
         - ``notes`` : list of str, everything the reader must know
-        - ``space``, ``encoder``, ``model``, ``split``, ``store``, ``date``, ``command`` : str; ``commit`` : int;
-          ``parameters``, ``dropped``, ``versions`` : mapping, list, number or str
+        - ``space``, ``encoder``, ``model``, ``where``, ``store`` : str; ``commit`` : int;
+          ``parameters``, ``versions`` : mapping, list, number or str
     y : array of shape (n,), int, or (n, C), 0 or 1
         Class index; for several labels, which of them hold.
     probabilities : array of shape (n, C), or (n,) for the positive class of a binary task

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vecstore.errors import ArchiveError, PictureError
 from vecstore.records import LabelTable, Raw, Split, TaskKind
-from vecstore.sources.base import Source, archive_name, cannot_open
+from vecstore.sources.base import Source, archive_name, cannot_open, unreadable
 from vecstore.sources.window import Window
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -185,7 +185,11 @@ def _read(images: _Images, index: int) -> npt.NDArray[Any]:
     size = images.image_bytes
     try:
         data = images.window.read(images.offset + index * size, size)
-    except (ArchiveError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except ArchiveError as error:  # its words hold the archive's path
+        raise PictureError("its .npz can't be opened", error.expected, error.do) from error
+    except OSError as error:
+        raise unreadable(error) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise PictureError(f"damaged in its .npz: {error}", do="copy the file again") from error
     if len(data) < size:
         raise PictureError("the .npz is cut short", f"{size} bytes per image", "copy the file again")

@@ -20,6 +20,14 @@ from vecstore.tables import is_integer
 SIDE_SUFFIXES = frozenset({"json", "cls", "txt"})
 MAX_SIDE_BYTES = 64 << 10
 """A larger side member is no metadata, and stays an entry of its own."""
+_IDENTIFYING = (
+    "birthdate birthday birthtime dateofbirth otherpatientid address phone telephone telecom email insurance passport"
+    " socialsecurity ssn medicalrecordlocator accessionnumber"
+).split()
+_PERSONS = (
+    "patient person physician first last family given middle maiden full mother doctor operator reader observer"
+    " surgeon performer radiologist"
+).split()
 _MAX_TEXT = 4096
 _MAX_SAMPLE = 64
 
@@ -45,7 +53,8 @@ def with_metadata(members: Iterator[tuple[Raw, bytes | None]]) -> Iterator[Raw]:
     Yields
     ------
     Raw
-        Pictures with metadata: the scalars of a JSON object by their names, `cls` and `txt`.
+        Pictures with metadata: the scalars of a JSON object by their names, `cls` and `txt`; keys that
+        are likely to identify a person (names, birth dates, addresses, numbers) are left out.
         Side members without a picture are entries as others are.
     """
     sample: list[tuple[Raw, bytes | None]] = []
@@ -92,10 +101,22 @@ def _values(suffix: str, content: bytes) -> dict[str, Value]:
     return _scalars(found) if isinstance(found, dict) else {}
 
 
+def _identifies(name: str) -> bool:
+    """Whether a key is likely to hold a person's name, address or number; a patient's id becomes a pseudonym.
+
+    >>> [_identifies(n) for n in ("PatientName", "patient_birth_date", "phone", "PatientID", "PatientAge", "file_name")]
+    [True, True, True, False, False, False]
+    """
+    key = "".join(c for c in name.casefold() if c.isalnum())
+    return any(word in key for word in _IDENTIFYING) or ("name" in key and any(word in key for word in _PERSONS))
+
+
 def _scalars(found: dict[str, Any]) -> dict[str, Value]:
     """The values of a JSON object that a column can hold; no lists, objects or embedded pictures."""
     kept: dict[str, Value] = {}
     for name, value in found.items():
+        if _identifies(name):
+            continue
         if isinstance(value, bool):
             kept[name] = int(value)
         elif isinstance(value, int):

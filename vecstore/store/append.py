@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vecstore.errors import DataError
 from vecstore.records import Value
 from vecstore.store.catalog import Transaction, in_pieces
-from vecstore.store.columns import apply_metadata, common_type, ensure_columns, fit
+from vecstore.store.columns import describe
 from vecstore.store.shards import ShardFile, write_shard
 from vecstore.store.store import Space, Store
 
@@ -27,6 +27,7 @@ class Known:
     """What the store knows of a locator: `content`, `hash` and `file_sha256` are None where the item has no picture.
 
     `failed` holds the ids of the spaces in which it failed, None for a picture that could not be decoded.
+    `unread` says that its file could not be read when last tried.
     """
 
     item: int
@@ -36,6 +37,7 @@ class Known:
     hash: bytes | None
     file_sha256: bytes | None
     failed: frozenset[int | None]
+    unread: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Batch:
         Space id to (content hashes, float16 ndarray of shape (n, dim)).
     thumbnails : dict
         Content hash to JPEG bytes.
+    forgiven : list of str
+        Locators whose failure is no more, though they have no picture: their frames have.
     """
 
     source: str
@@ -93,6 +97,7 @@ class Batch:
     described: dict[int, Mapping[str, Value]] = field(default_factory=dict)
     vectors: dict[int, tuple[list[bytes], npt.NDArray[np.float16]]] = field(default_factory=dict)
     thumbnails: dict[bytes, bytes] = field(default_factory=dict)
+    forgiven: list[str] = field(default_factory=list)
 
 
 class _WriteAgainError(Exception):
@@ -112,13 +117,16 @@ def known_items(store: Store, source: str, locators: Sequence[str]) -> dict[str,
         )
     )
     failed: dict[int, set[int | None]] = {}
-    text = "SELECT item, space FROM failures WHERE item IN ({})"
-    for item, space in in_pieces(store.catalog.rows, text, [row[1] for row in rows]):
+    unread: set[int] = set()
+    text = "SELECT item, space, stage FROM failures WHERE item IN ({})"
+    for item, space, stage in in_pieces(store.catalog.rows, text, [row[1] for row in rows]):
         failed.setdefault(item, set()).add(space)
+        if stage == "read":
+            unread.add(item)
     found = {}
     for key, item, size, mtime_ns, content, content_hash, sha256 in rows:
         spaces = frozenset(failed.get(item, ()))
-        found[keys[key]] = Known(item, size, mtime_ns, content, content_hash, sha256, spaces)
+        found[keys[key]] = Known(item, size, mtime_ns, content, content_hash, sha256, spaces, item in unread)
     return found
 
 
@@ -164,7 +172,7 @@ def append(
     spaces: Mapping[int, Space],
     arguments: Mapping[str, Any],
     waiting: Callable[[], None] | None = None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Commit a batch.
 
     Parameters
@@ -181,7 +189,7 @@ def append(
     Returns
     -------
     dict
-        "added", "failed", "embedded": what this commit changed.
+        "added", "failed", "embedded": what this commit changed; "columns_widened" (name to type) if it did.
 
     Raises
     ------
@@ -253,12 +261,14 @@ def _register(
     _add_shards(tx, store, written)
     items = _items(tx, store, batch)
     added = _states(tx, batch.pictures, items, ids)
-    _forgive(tx, batch, items)
+    _forgive(tx, store, batch, items)
     for refusal in batch.refusals:
         _fail(tx, items[refusal.locator], refusal)
     for item, size, mtime_ns in batch.touched:
         tx.sql("UPDATE items SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, item))
-    _describe(tx, batch, items)
+    said = [(items[picture.locator], picture.metadata) for picture in batch.pictures] + [*batch.described.items()]
+    # What a file does not say any more stays.
+    describe(tx, ((item, {k: v for k, v in known.items() if v is not None}) for item, known in said), batch.source)
     embedded = sum(shard.rows for _, shard in written)
     tx.counts |= {"source": batch.source, "added": added, "failed": len(batch.refusals), "embedded": embedded}
 
@@ -317,7 +327,7 @@ def _states(tx: Transaction, pictures: Sequence[Picture], items: Mapping[str, in
     return added
 
 
-def _forgive(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
+def _forgive(tx: Transaction, store: Store, batch: Batch, items: Mapping[str, int]) -> None:
     """Drop failures of pictures that succeeded now; one that fails again keeps its count of attempts."""
     again = {(refusal.locator, refusal.space) for refusal in batch.refusals}
     locators = {items[picture.locator]: picture.locator for picture in batch.pictures}
@@ -325,10 +335,14 @@ def _forgive(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
     for item, space in list(in_pieces(tx.sql, "SELECT item, space FROM failures WHERE item IN ({})", locators)):
         if space in asked and (locators[item], space) not in again:
             tx.sql("DELETE FROM failures WHERE item = ? AND space IS ?", (item, space))
+    for locator in batch.forgiven:
+        key = store.item_key(batch.source, locator)
+        tx.sql("DELETE FROM failures WHERE space IS NULL AND item IN (SELECT id FROM items WHERE key = ?)", (key,))
 
 
 def _fail(tx: Transaction, item: int, refusal: Refusal) -> None:
-    if refusal.space is None:
+    # What could not even be read may be as it was; only new bytes that don't decode end a state.
+    if refusal.space is None and refusal.stage != "read":
         tx.end("states", "item = ?", (item,))
     rows = tx.sql(
         "SELECT attempts FROM failures WHERE item = ? AND ifnull(space, 0) = ifnull(?, 0)",
@@ -340,31 +354,3 @@ def _fail(tx: Transaction, item: int, refusal: Refusal) -> None:
         "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?)",
         (item, refusal.space, refusal.stage, refusal.reason, attempts, tx.commit),
     )
-
-
-def _describe(tx: Transaction, batch: Batch, items: Mapping[str, int]) -> None:
-    """Metadata of the batch: new columns, then rows."""
-    rows = [(items[picture.locator], picture.metadata) for picture in batch.pictures] + [*batch.described.items()]
-    values: dict[str, list[Value]] = {}
-    for _, metadata in rows:
-        for name, value in metadata.items():
-            if value is not None:
-                values.setdefault(name, []).append(value)
-    if not values:
-        return
-    born, names = ensure_columns(tx, {name: common_type(seen) for name, seen in values.items()}, batch.source)
-    types = dict(tx.sql("SELECT name, type FROM columns"))
-    dropped: dict[str, int] = {}
-    changes: dict[int, dict[str, Value]] = {}
-    for item, metadata in rows:
-        row = changes.setdefault(item, {})
-        for name, value in metadata.items():
-            if value is None:
-                continue
-            column = names[name]
-            row[column] = fit(value, types[column])
-            if row[column] is None:
-                dropped[column] = dropped.get(column, 0) + 1
-    apply_metadata(tx, changes, born)
-    if dropped:
-        tx.counts["values_left_out"] = dropped

@@ -263,7 +263,48 @@ class Transaction:
         key = (row["item"], row["added_in"])
         self.sql(f"UPDATE metadata SET {assignments} WHERE item = ? AND added_in = ?", (*changes.values(), *key))
         before, after = row_digest("metadata", row), row_digest("metadata", {**row, **changes})
-        self._digests.setdefault((row["added_in"], "metadata"), [0, 0])[1] += after - before
+        self._shift(row["added_in"], "metadata", after - before)
+
+    def recast(self, column: str, old: str, convert: Callable[[Any], Any]) -> None:
+        """Copy a metadata column into one of another type that has its name now, in every version of every row.
+
+        The sums of the commits that began the rows, and of those that ended them, follow.
+
+        Parameters
+        ----------
+        column, old : str
+            The new column, still empty, and the name that the old one has meanwhile.
+        convert : callable
+            Old value to new value.
+        """
+        last = (0, 0)
+        while True:
+            rows = self._all_of(
+                f"SELECT * FROM metadata WHERE (item, added_in) > (?, ?) AND {quoted(old)} IS NOT NULL"
+                f" ORDER BY item, added_in LIMIT {_PIECE}",
+                last,
+            )
+            for row in rows:
+                value, ended = row.pop(old), row.pop("removed_in")
+                last, new = (row["item"], row["added_in"]), convert(value)
+                self.sql(f"UPDATE metadata SET {quoted(column)} = ? WHERE item = ? AND added_in = ?", (new, *last))
+                change = row_digest("metadata", {**row, column: new}) - row_digest("metadata", {**row, column: value})
+                self._shift(row["added_in"], "metadata", change)
+                if ended is not None:
+                    self._shift(ended, "metadata-", change)
+            if len(rows) < _PIECE:
+                return
+
+    def retype(self, column: str, kind: str) -> None:
+        """Write down the new type of a metadata column."""
+        (before,) = self._all_of("SELECT * FROM columns WHERE name = ?", (column,))
+        self.sql("UPDATE columns SET type = ? WHERE name = ?", (kind, column))
+        change = row_digest("columns", {**before, "type": kind}) - row_digest("columns", before)
+        self._shift(before["added_in"], "columns", change)
+
+    def _shift(self, commit: int, name: str, change: int) -> None:
+        """A row of a commit has another digest now."""
+        self._digests.setdefault((commit, name), [0, 0])[1] += change
 
     def _book(self, commit: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to the digest of a commit; `name` is the table, with a dash behind it for ends."""
@@ -275,9 +316,14 @@ class Transaction:
             sums[1] += row_digest(table, {k: v for k, v in row.items() if k not in left_out} if left_out else row)
 
     def _rows(self, table: str, condition: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-        with closing(self._connection.execute(f"SELECT * FROM {table} WHERE {condition}", values)) as cursor:
+        rows = self._all_of(f"SELECT * FROM {table} WHERE {condition}", values)
+        return [{k: v for k, v in row.items() if k != "removed_in"} for row in rows]
+
+    def _all_of(self, text: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """Rows of a query, by name of column."""
+        with closing(self._connection.execute(text, values)) as cursor:
             names = [column[0] for column in cursor.description]
-            return [{k: v for k, v in zip(names, row, strict=True) if k != "removed_in"} for row in cursor.fetchall()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def finish(self, seconds: float) -> None:
         """Write the digests and complete the commit's own row."""
@@ -301,6 +347,8 @@ class Transaction:
 
 _VERSIONED = frozenset({"states", "columns", "metadata", "spaces", "shards", "tasks", "models"})
 _META = frozenset({"format", "store_id", "store_secret", "decode_rule", "next_content", "oldest"})
+_PIECE = 4096
+"""Rows of metadata that are held at once while a column gets another type."""
 _NUMBERED = frozenset({"sources", "items", "spaces", "shards", "tasks", "models"})
 
 

@@ -23,7 +23,7 @@ from vecstore.files import canonical_json, make_folder, os_errors, sync_folder, 
 from vecstore.records import DecodeRule, FloatArray, IntArray, Passport, Split, TaskKind, Value
 from vecstore.store import predicate
 from vecstore.store.catalog import Catalog, Transaction, in_pieces, quoted, visible
-from vecstore.store.columns import RESERVED_COLUMNS, apply_metadata, common_type, ensure_columns, fit
+from vecstore.store.columns import RESERVED_COLUMNS, describe
 from vecstore.store.thumbnails import Thumbnails
 
 _SWEEP_SECONDS = 24 * 3600
@@ -348,7 +348,12 @@ class Store:
         return Items(ids, contents, [row[2] for row in rows], [row[3] for row in rows])
 
     def select(self, where: str) -> IntArray:
-        """Ids of items that fit a predicate over the metadata columns (and tasks): ascending, int64.
+        """Ids of items that fit a predicate over the metadata columns (and tasks).
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            Ascending.
 
         Raises
         ------
@@ -387,7 +392,7 @@ class Store:
         )
 
     def column(self, name: str, ids: IntArray | None = None) -> dict[int, Value]:
-        """Non-empty values of a column by item id."""
+        """Non-empty values of a column by item id; `ids` is an ndarray of shape (n,), int64: only of these."""
         column = quoted(self.column_name(name))
         rows = self.rows(
             f"SELECT m.item, m.{column} FROM metadata m JOIN states s ON s.item = m.item"
@@ -471,30 +476,12 @@ class Store:
                 "labels",
                 ({"task": task, "item": x.item, "class": x.name, "value": x.value, "split": x.split} for x in labels),
             )
-            dropped = self.set_columns(tx, columns or {}, origin)
-            tx.counts |= {**(counts or {}), "task": name, **({"values_left_out": dropped} if dropped else {})}
+            described = (
+                (item, {column: value}) for column, of in (columns or {}).items() for item, value in of.items()
+            )
+            describe(tx, described, origin)
+            tx.counts |= {**(counts or {}), "task": name}
         return self.task(name)
-
-    def set_columns(self, tx: Transaction, columns: Mapping[str, Mapping[int, Value]], origin: str) -> dict[str, int]:
-        """Give items metadata: a column born here is filled in place, a correction begins a new row.
-
-        Returns
-        -------
-        dict
-            Column to number of values that did not fit its type and were left out.
-        """
-        born, names = ensure_columns(tx, {n: common_type(values.values()) for n, values in columns.items()}, origin)
-        types = dict(tx.sql("SELECT name, type FROM columns"))
-        changes: dict[int, dict[str, Value]] = {}
-        dropped: dict[str, int] = {}
-        for name, values in columns.items():
-            for item, value in values.items():
-                fitted = fit(value, types[names[name]])
-                if fitted is None and value is not None:
-                    dropped[names[name]] = dropped.get(names[name], 0) + 1
-                changes.setdefault(item, {})[names[name]] = fitted
-        apply_metadata(tx, changes, born)
-        return dropped
 
     def labels_of(self, ids: Iterable[int]) -> dict[int, dict[str, str]]:
         """Labels of a few items: item id to task to class (several labels joined by ";")."""
@@ -560,15 +547,34 @@ class Store:
         ]
 
     def add_model(
-        self, task: Task, space: Space, files: Mapping[str, bytes], record: Mapping[str, Any], seen: IntArray
+        self,
+        task: Task,
+        space: Space,
+        files: Mapping[str, bytes],
+        record: Mapping[str, Any],
+        seen: IntArray,
+        arguments: Mapping[str, Any] | None = None,
     ) -> Model:
-        """Write a model's files, then register it with the items it saw."""
+        """Write a model's files, then register it with the items it saw.
+
+        Parameters
+        ----------
+        task : Task
+        space : Space
+        files : mapping of name to bytes
+        record : mapping
+        seen : ndarray of shape (n,), int64
+            Ids of those items.
+        arguments : mapping, optional
+            What the log shows.
+        """
         digest = hashlib.sha256(
             canonical_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}).encode()
         ).digest()
         folder = self.path / "models" / digest.hex()
         _write_folder(folder, files)
-        with self.write("train", {"task": task.name, "space": space.name, "model": record.get("model")}) as tx:
+        told = arguments or {"task": task.name, "space": space.name, "model": record.get("model")}
+        with self.write("train", told) as tx:
             _write_folder(folder, files)  # a sweep may have come between; now it can't
             row = {"task": task.id, "space": space.id, "sha256": digest, "record": canonical_json(record)}
             (model,) = tx.add("models", [row])
@@ -602,7 +608,8 @@ class Store:
         """
         if self.fixed or not self.catalog.writable:
             return 0
-        places = [*(self.path / "shards").glob("*/*"), *(self.path / "models").glob("*"), *self.path.glob("tmp-*")]
+        patterns = ("shards/*/*", "models/*", "indexes/*/tmp-*", "tmp-*")
+        places = [entry for pattern in patterns for entry in self.path.glob(pattern)]
         if not places:
             return 0
         removed = 0
@@ -713,10 +720,44 @@ def _file_system_time(folder: Path) -> float:
 
 
 def create_store(path: str | os.PathLike[str], rule: DecodeRule | None = None) -> Store:
-    """Make a new store: `Store.create`."""
+    """Make a new store.
+
+    Parameters
+    ----------
+    path : path
+        Where nothing is yet.
+    rule : DecodeRule, optional
+        How pixels become pictures; fixed for the life of the store.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    StoreError
+        Something is there already; `vecstore.open` opens a store, `vecstore.ingest` takes a path and does either.
+    NotWritable, DiskFull
+    """
     return Store.create(path, rule)
 
 
 def open_store(path: str | os.PathLike[str], at: int | None = None) -> Store:
-    """Open a store at its newest commit, or at an earlier one: `Store(path, at)`."""
+    """Open a store at its newest commit, or look at it as it was at an earlier one.
+
+    Parameters
+    ----------
+    path : path
+    at : int, optional
+        A commit's number (`Store.log`); such a handle can't write.
+
+    Returns
+    -------
+    Store
+        Has `failures()`, `log()`, `items()`, `tasks()`, `spaces()` and closes as a context manager.
+
+    Raises
+    ------
+    NotAStore, StoreTooNew, StoreDamaged, NotFound
+    """
     return Store(path, at)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vecstore.errors import Ambiguous, DataError, LabelConflict, NotFound, UsageError
-from vecstore.files import PICTURE_SUFFIXES
+from vecstore.errors import DataError, LabelConflict, NotFound, UsageError
+from vecstore.labelling.joining import PATIENT, canonical, joining_rule, key_text
 from vecstore.records import LabelTable, Split, TaskKind, Value
 from vecstore.store import Items, Label, Store, Task
 from vecstore.tables import ColumnType, convert, is_integer, is_real, read_table
@@ -56,8 +55,8 @@ class LabelResult:
         Item columns taken from the table, by their names in the store.
     differing_values : dict
         Column to number of items whose rows disagreed on it; the first value counts.
-    values_left_out : dict
-        Column to number of values that do not fit the type it has in the store.
+    columns_widened : dict
+        Columns of the store that could not hold every value of the table, and the type they have now.
     examples : dict
         A few of the unmatched rows and unlabelled items.
     """
@@ -74,28 +73,8 @@ class LabelResult:
     conflicts: int = 0
     columns: list[str] = field(default_factory=list)
     differing_values: dict[str, int] = field(default_factory=dict)
-    values_left_out: dict[str, int] = field(default_factory=dict)
+    columns_widened: dict[str, str] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
-
-
-def canonical(value: Any) -> str:
-    """A label value as text: an integer-valued float is an integer, missing is empty.
-
-    Examples
-    --------
-    >>> canonical(1.0), canonical(True), canonical(" Nodule "), canonical(float("nan")), canonical("1.0")
-    ('1', 'true', 'Nodule', '', '1')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
-    text = str(value).strip()
-    if text.endswith(".0") and text[:-2].lstrip("-").isdigit():
-        return text[:-2]
-    return "" if text.lower() in ("nan", "<na>", "nat") else text
 
 
 def import_table(
@@ -147,9 +126,9 @@ def import_table(
     else:
         _check_extends(before, per_item, form, rows.values, positive, rows.name)
         kind, classes, chosen = before.kind, before.classes, before.positive
-        old = [label for label in store.labels(before) if label.item not in per_item]
+        old = [label for label in _all_labels(store, before) if label.item not in per_item]
     labels = [*old, *_labels(per_item, form, rows.values, kind, classes)]
-    labelled = {label.item for label in labels}
+    labelled = {label.item for label in labels} & set(store.items().ids.tolist())
     missing = [
         locator for item, locator in zip(items.ids.tolist(), items.locators, strict=True) if item not in labelled
     ]
@@ -191,17 +170,56 @@ def import_table(
         conflicts=rows.conflicts,
         columns=_stored_names(store, rows.columns, rows.name),
         differing_values=rows.differing,
-        values_left_out=store.log()[-1]["counts"].get("values_left_out", {}),
+        columns_widened=store.log()[-1]["counts"].get("columns_widened", {}),
         examples={"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]},
     )
 
 
-def import_source_labels(store: Store, source: str, table: LabelTable) -> str | None:
-    """Labels that an archive brings itself; a task of this name that is there already stays as it is."""
-    if any(task.name.casefold() == table.task.casefold() for task in store.refresh().tasks()):
-        return None
-    items = store.items(source=source)
+def _all_labels(store: Store, task: Task) -> list[Label]:
+    """Labels of a task, those on items that have no picture at the moment too: they may have one again."""
+    rows = store.rows(
+        "SELECT item, class, value, split FROM labels WHERE task = :task ORDER BY item, class", task=task.id
+    )
+    return [Label(*row) for row in rows]
+
+
+def import_source_labels(
+    store: Store, source: str, table: LabelTable, say: Callable[[str], None] = lambda _: None
+) -> str | None:
+    """Labels that an archive brings itself, as a task; returns its name, or None where there is nothing to do.
+
+    An import of this source is made again when items have appeared that it lacks. Where the name belongs
+    to labels from elsewhere, the task is named after the source; `say` is told.
+    """
+    provenance = {"table": f"labels in {source}", "rule": "exact locator"}
+    items = store.refresh().items(source=source)
     ids = dict(zip(items.locators, items.ids.tolist(), strict=True))
+    known = {task.name.casefold(): task for task in store.tasks()}
+    ours = {
+        name.casefold()
+        for name, text in store.rows("SELECT name, provenance FROM tasks")
+        if json.loads(text).get("table") == provenance["table"]
+    }
+    for chosen in (table.task, source):
+        task = known.get(chosen.casefold())
+        if task is None:
+            break
+        if chosen.casefold() in ours:
+            # Relabelled since by the user: theirs stays.
+            labelled = {label.item for label in store.labels(task)}
+            if task.provenance.get("table") != provenance["table"] or labelled.issuperset(
+                ids[locator] for locator in table.locators if locator in ids
+            ):
+                return None
+            break
+    else:
+        say(
+            f"the tasks {table.task!r} and {source!r} are there from elsewhere; the labels of {source!r} were not"
+            " imported: ingest it under another --source"
+        )
+        return None
+    if chosen != table.task:
+        say(f"the task {table.task!r} is there from elsewhere; the labels of {source!r} are the task {chosen!r}")
     labels = []
     for locator, values, split in zip(table.locators, table.values, table.splits, strict=True):
         if locator not in ids:
@@ -210,16 +228,18 @@ def import_source_labels(store: Store, source: str, table: LabelTable) -> str | 
             labels += [Label(ids[locator], name, float(name in values), split) for name in table.classes]
         else:
             labels.append(Label(ids[locator], values[0], 1.0, split))
+    if not labels:
+        return None
     store.add_task(
-        table.task,
+        chosen,
         table.kind,
         table.classes,
         labels,
-        {"table": f"labels in {source}", "rule": "exact locator"},
+        provenance,
         positive=table.classes[-1] if table.kind == "binary" else None,
         counts={"matched": len({label.item for label in labels})},
     )
-    return table.task
+    return chosen
 
 
 def _check_name(task: str) -> None:
@@ -290,10 +310,11 @@ class _Rows:
         if len(set(value_at)) < len(value_at):
             raise UsageError(f"{name}: a label column is named twice", expected="each once", do="check --value")
         types = {table.columns[at]: (at, table.types()[table.columns[at]]) for at in map(table.column, columns)}
+        patients = _pseudonyms(store)
         held = {column.casefold(): kind for column, kind in store.columns().items()}
         body = list(table.rows())
-        keys = [_key_text(row[key_at]) for row in body]
-        rule = _rule(store, items, keys, key_column, target)
+        keys = [key_text(row[key_at]) for row in body]
+        rule = joining_rule(store, items, keys, key_column, target)
         rows = cls(name, rule.name, [table.columns[at] for at in value_at])
         rows.columns = {column: {} for column in types}
         differing: dict[str, set[int]] = defaultdict(set)
@@ -310,7 +331,10 @@ class _Rows:
             for item in found:
                 rows.entries[item].append(entry)
                 for column, (at, kind) in types.items():
-                    cell = _cell(row[at], kind, held.get(column.casefold(), kind))
+                    if column.casefold() == PATIENT:
+                        cell = patients(row[at])
+                    else:
+                        cell = _cell(row[at], kind, held.get(column.casefold(), kind))
                     if cell is not None and rows.columns[column].setdefault(item, cell) != cell:
                         differing[column].add(item)
         rows.differing = {column: len(found) for column, found in differing.items()}
@@ -388,6 +412,17 @@ class _Rows:
         if len(self.values) > 1:
             texts = tuple(name for name, text in zip(self.values, texts, strict=True) if text == "1") or ("none",)
         return ";".join(texts) + (f" ({entry.split})" if entry.split else "")
+
+
+def _pseudonyms(store: Store) -> Callable[[Any], Value]:
+    """What is stored in place of a patient's id; a value that the column has already is its own pseudonym."""
+    known = {canonical(v) for n in store.columns() if n.casefold() == PATIENT for v in store.column(n).values()}
+
+    def pseudonym(cell: Any) -> Value:
+        text = key_text(cell)
+        return None if not text else text if text in known else store.pseudonym(text)
+
+    return pseudonym
 
 
 def _cell(cell: Any, kind: ColumnType, held: str) -> Value:
@@ -541,131 +576,3 @@ def _stored_names(store: Store, columns: Iterable[str], origin: str) -> list[str
     """Columns by the names the store gave them: one of ours gets the table's name in front."""
     known = {name.casefold(): name for name in store.columns()}
     return [known.get(name.casefold()) or known[f"{origin}_{name}".casefold()] for name in columns]
-
-
-# Joining rows to items
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """One way to find items: `keys` says as what a cell is looked up in `index`, the first that is there counts."""
-
-    name: str
-    index: Mapping[str, list[int]]
-    keys: Callable[[str], Iterable[str]]
-    several: bool = False
-
-    def key(self, text: str) -> str | None:
-        """As what a cell is found."""
-        return next((key for key in self.keys(text) if key in self.index), None)
-
-    def find(self, text: str) -> Sequence[int]:
-        """The items a cell means."""
-        key = self.key(text)
-        return [] if key is None else self.index[key]
-
-
-def _rule(store: Store, items: Items, keys: Sequence[str], column: str, target: str) -> _Rule:
-    """The joining rule that fits most rows, the first of equals.
-
-    Raises
-    ------
-    Ambiguous
-        Rows of the table name something that stands for several items.
-    """
-    ids = items.ids.tolist()
-    bare = [_file_part(store, locator) for locator in items.locators]
-    rules: list[_Rule] = []
-    if not target:
-        bases = [_base(path) for path in bare]
-        shorter = [(name, item) for path, item in zip(bare, ids, strict=True) for name in {path, *_shortened(path)}]
-        rules = [
-            _Rule("exact locator", _index(zip(bare, ids, strict=True)), lambda text: (text, _path(text))),
-            _Rule("locator without a leading folder", _index(shorter), lambda text: (_path(text), *_shortened(text))),
-            _Rule("base name", _index(zip(bases, ids, strict=True)), lambda text: (_base(_path(text)),)),
-            _Rule("stem", _index(zip(map(_stem, bases), ids, strict=True)), _stems),
-        ]
-        if column.lower() in ("item", "item_id"):
-            rules.append(
-                _Rule("item id", _index(zip(map(str, ids), ids, strict=True)), lambda t: (canonical(t),), True)
-            )
-    named = [c for c in store.columns() if c.casefold() == (target or column).casefold()]
-    if target and not named:
-        store.column_name(target)
-    if named:
-        values = store.column(named[0], items.ids)
-        index = _index((canonical(value), item) for item, value in values.items())
-        patient = named[0] == "PatientID"  # DICOM files' are stored as pseudonyms
-        rules.append(
-            _Rule(
-                f"column {named[0]}",
-                index,
-                lambda text: (canonical(text), *([store.pseudonym(text)] if patient and text else [])),
-                several=True,
-            )
-        )
-    best = max(rules, key=lambda rule: sum(rule.key(text) is not None for text in keys))
-    if not best.several:
-        _refuse_ambiguous(store, items, best, keys)
-    return best
-
-
-def _refuse_ambiguous(store: Store, items: Items, rule: _Rule, keys: Sequence[str]) -> None:
-    where = dict(zip(items.ids.tolist(), zip(items.sources, items.locators, strict=True), strict=True))
-    for name in dict.fromkeys(map(rule.key, keys)):
-        found = rule.index[name] if name is not None else []
-        files = sorted({(where[item][0], _file_part(store, where[item][1])) for item in found})
-        if len(files) > 1:
-            told = ", ".join(f"{source}: {locator}" for source, locator in files[:_EXAMPLES])
-            raise Ambiguous(
-                f"the key {name!r} fits {len(files)} items by {rule.name}: {told}",
-                expected="keys that name one picture each",
-                do="name the archive: --source NAME"
-                if len({source for source, _ in files}) > 1
-                else "name a column with the path relative to the archive: --key COLUMN",
-            )
-
-
-def _index(names: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
-    index: dict[str, list[int]] = defaultdict(list)
-    for name, item in names:
-        if name:
-            index[name].append(item)
-    return dict(index)
-
-
-def _key_text(cell: Any) -> str:
-    """A key cell as text; `1.0` is a name here, where a file has it."""
-    return cell.strip() if isinstance(cell, str) else canonical(cell)
-
-
-def _path(text: str) -> str:
-    """A path as locators are written: NFC, with `/`, without a leading `./`."""
-    return unicodedata.normalize("NFC", text).replace("\\", "/").removeprefix("./")
-
-
-def _shortened(path: str) -> list[str]:
-    """A path without its first folder, or without the archive it is packed in."""
-    path = _path(path)
-    return [path[at + 1 :] for at in sorted({path.find("/"), path.rfind("!")}) if at >= 0]
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2].rpartition("!")[2]
-
-
-def _stem(base: str) -> str:
-    return base.rpartition(".")[0] or base
-
-
-def _stems(text: str) -> tuple[str, str]:
-    """What a cell may mean as a stem: itself, or what it is without the suffix of another picture format."""
-    base = _base(_path(text))
-    stem, dot, suffix = base.rpartition(".")
-    return base, stem if dot + suffix.lower() in PICTURE_SUFFIXES else base
-
-
-def _file_part(store: Store, locator: str) -> str:
-    """A locator without its frame, where all frames of a file are items."""
-    stem, mark, number = locator.rpartition("#")
-    return stem if store.rule.frames == "all" and mark and number.isdigit() else locator
