@@ -57,7 +57,9 @@ def test_the_commands_run_in_their_order(place: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     predictions = list(csv.DictReader((place / "predictions.csv").read_text().splitlines()))
     assert len(predictions) == 40  # age 60 to 99
-    assert {"item", "item_id", "class", "probability_normal", "probability_pneumonia"} == set(predictions[0])
+    assert {"item", "item_id", "class", "probability_normal", "probability_pneumonia", "in_training"} == set(
+        predictions[0]
+    )
     assert "<img" in (place / "similar.html").read_text()
     assert "AUC" in (place / "pneumonia.html").read_text()
 

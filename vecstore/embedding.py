@@ -249,7 +249,7 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
     Raises
     ------
     ArchiveError
-        A path is not there.
+        The only path is not there; of several, it is a row with a reason.
     """
     for chunk in batched(_named_jobs(paths), _TOGETHER):
         pipeline = Pipeline([encoder], rule)
@@ -277,7 +277,7 @@ def _named_jobs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, 
         try:
             source = open_source(path)
         except ArchiveError as error:
-            if not Path(path).is_file():
+            if len(paths) == 1 and not Path(path).is_file():
                 raise
             # One of the pictures that were asked for is none: the others are still wanted.
             yield os.fspath(path), True, Job(Raw("", None, None, partial(_refuse, str(error))))

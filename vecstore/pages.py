@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +48,17 @@ def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLi
         facts["notes"] = "; ".join(result.notes)
     name = Path(result.query).name if result.kind == "picture" else result.query
     card = QueryCard(name, _KINDS[result.kind], result.thumbnail)
-    page = similar_page(card, result.hits, _thumbnails(store, result.hits), facts)
+    page = similar_page(card, [_shown(hit) for hit in result.hits], _thumbnails(store, result.hits), facts)
     write_file(target, page.encode())
+
+
+_SHOWN_FIELDS = 10
+
+
+def _shown(hit: Hit) -> Hit:
+    """A hit with the first few of its metadata; unique identifiers say nothing to a reader."""
+    told = {name: value for name, value in hit.metadata.items() if not name.endswith("UID")}
+    return replace(hit, metadata=dict(islice(told.items(), _SHOWN_FIELDS)))
 
 
 def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]) -> None:

@@ -35,6 +35,9 @@ class Prediction:
         Probability per class, 0 to 1; empty where the picture failed.
     reason : str
         Why there is no prediction; empty otherwise.
+    in_training : bool
+        Whether the model was trained on this item: then the prediction flatters it. Honest figures are those of
+        `train` and `evaluate`.
     """
 
     item: str
@@ -42,6 +45,7 @@ class Prediction:
     predicted: str
     probabilities: dict[str, float]
     reason: str = ""
+    in_training: bool = False
 
 
 def predict(
@@ -108,18 +112,20 @@ def _new(
 def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
     space = space_of(store.refresh(), probe)
     items = store.items(where)
+    seen = set() if probe.model is None else store.seen(probe.model)
     has_vector = np.flatnonzero(np.isin(items.contents, store.embedded(space)))
     for start in range(0, len(has_vector), _BLOCK):
         rows = has_vector[start : start + _BLOCK]
         probabilities = probe.predict_proba(store.vectors(space, items.contents[rows]))
         for row, values in zip(rows.tolist(), probabilities, strict=True):
-            yield _prediction(items.locators[row], int(items.ids[row]), probe, values)
+            item = int(items.ids[row])
+            yield _prediction(items.locators[row], item, probe, values, item in seen)
 
 
-def _prediction(name: str, item: int | None, probe: Probe, row: DoubleArray) -> Prediction:
+def _prediction(name: str, item: int | None, probe: Probe, row: DoubleArray, seen: bool = False) -> Prediction:
     classes = probe.record.classes
     if probe.record.kind == "multi-label":
         predicted = ";".join(c for c, p in zip(classes, row, strict=True) if p >= 0.5)
     else:
         predicted = classes[int(np.argmax(row))]
-    return Prediction(name, item, predicted, {c: float(p) for c, p in zip(classes, row, strict=True)})
+    return Prediction(name, item, predicted, {c: float(p) for c, p in zip(classes, row, strict=True)}, in_training=seen)

@@ -199,16 +199,19 @@ def _resolve(
         if path.suffix.lower() == ".npy":
             return _Query(path.name, "vector", _unit(_loaded(path), space), [])
         return _by_picture(store, space, items, path, encoder, weights, device)
-    rows = [row for row, locator in enumerate(items.locators) if locator == str(query)]
+    asked = str(query).replace("\\", "/")
+    rows = [row for row, locator in enumerate(items.locators) if locator == asked]
+    if not rows:  # the end of a path will do, where it names one item
+        rows = [row for row, locator in enumerate(items.locators) if locator.replace("!", "/").endswith(f"/{asked}")]
     if len(rows) == 1:
         return _by_item(store, space, items, int(items.ids[rows[0]]))
     if rows:
-        told = ", ".join(f"{items.ids[row]} ({items.sources[row]})" for row in rows[:5])
-        raise Ambiguous(f"{query!s} is in {len(rows)} sources: {told}", expected="one item", do="give the item id")
+        told = ", ".join(f"{items.ids[row]} ({items.sources[row]}: {items.locators[row]})" for row in rows[:5])
+        raise Ambiguous(f"{query!s} fits {len(rows)} items: {told}", expected="one item", do="give the item id")
     raise NotFound(
         f"{query!s}: no such file, and no item with this locator or id",
         expected="a picture, a .npy file, an item id or a locator",
-        do=f"see: vecstore info {store.path}",
+        do="ids and locators of all items: vecstore export, or a predict without images",
     )
 
 

@@ -12,7 +12,7 @@ from vecstore.dataset import MIN_GROUPS, Dataset, class_counts, dataset
 from vecstore.embedding import pictures_opened
 from vecstore.errors import DataError, NotWritable
 from vecstore.probes import make
-from vecstore.probes.metrics import evaluate
+from vecstore.probes.metrics import Scores, evaluate
 from vecstore.probes.splits import grouped_folds
 from vecstore.records import BoolArray, Progress, Silent
 from vecstore.store import Store
@@ -118,7 +118,7 @@ def train(
         training_groups=len(np.unique(data.groups[development])),
         group_column=data.group_column,
         **scored(scores),
-        notes=[*notes, *scores.notes],
+        notes=[*notes, *scores.notes, *_sanity(scores)],
         commit=store.commit,
         seed=seed,
         pixels_read=pictures_opened() - opened,
@@ -177,3 +177,14 @@ def _parameters(estimator: Any) -> dict[str, Any]:
         name: value.item() if hasattr(value, "item") else value for name, value in found.items() if value is not None
     }
     return dict(sorted((chosen | {"folds": int(np.max(estimator.folds_)) + 1}).items()))
+
+
+def _sanity(scores: Scores) -> list[str]:
+    """What a reader should be told about a score that is too good, or no better than guessing."""
+    if scores.auc is None or scores.auc_interval is None:
+        return []
+    if scores.auc >= 0.9995:
+        return ["the classes are told apart perfectly: look for a leak (groups, burnt-in marks, one class per source)"]
+    if scores.auc_interval[0] <= 0.5:
+        return ["the interval of the AUC reaches 0.5: no better than guessing has not been ruled out"]
+    return []

@@ -96,7 +96,8 @@ def search(
         columns = sorted({name for row in rows for name in row["metadata"]})
         tasks = sorted({name for row in rows for name in row["labels"]})
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([*names, *columns, *tasks])
+        taken = {name.casefold() for name in (*names, *columns)}
+        writer.writerow([*names, *columns, *(f"label_{t}" if t.casefold() in taken else t for t in tasks)])
         for row in rows:
             cells = [row["metadata"].get(name, "") for name in columns] + [
                 row["labels"].get(name, "") for name in tasks

@@ -177,7 +177,8 @@ def predict(
 ) -> None:
     """Apply the newest model of TASK to new IMAGES, or to every item of the store.
 
-    CSV on standard output: item, predicted class, probability per class.
+    CSV on standard output: item, predicted class, probability per class; for items of the store also whether the
+    model was trained on them. A picture that can't be read has a row without values, and its reason on standard error.
 
     \b
       vecstore predict chest.vecs pneumonia new1.png new2.png
@@ -190,24 +191,35 @@ def predict(
 
     if images and where is not None:
         raise UsageError("--where chooses items of the store", "it without new images", "leave one of them away")
-    failed = 0
+    failed = trained = 0
     with Store(store) as opened:
         probe = load(opened, task, model)
         classes = probe.record.classes
         writer = csv.writer(sys.stdout, lineterminator="\n")
         rows = run(opened, probe, images or None, where=where, encoder=encoder, weights=weights, device=device)
-        header = ["item", *([] if images else ["item_id"]), "class", *(f"probability_{name}" for name in classes)]
+        stored = not images
+        header = ["item", *(["item_id"] if stored else []), "class", *(f"probability_{name}" for name in classes)]
+        header += ["in_training"] if stored else []
         if not as_json:
             writer.writerow(header)
         for row in rows:
             if row.reason:
                 failed += 1
                 click.echo(f"{row.item}: {row.reason}", err=True)
+            trained += row.in_training
             if as_json:
                 told: dict[str, Any] = {"item": row.item, "item_id": row.item_id, "class": row.predicted}
-                echo_json(told | {"probabilities": row.probabilities, "reason": row.reason})
-            elif not row.reason:
-                cells = [f"{row.probabilities[name]:.6g}" for name in classes]
-                writer.writerow([row.item, *([] if images else [row.item_id]), row.predicted, *cells])
+                told |= {"probabilities": row.probabilities, "in_training": row.in_training, "reason": row.reason}
+                echo_json(told)
+            else:
+                cells = [f"{row.probabilities[name]:.6g}" if row.probabilities else "" for name in classes]
+                cells += [("no", "yes")[row.in_training]] if stored else []
+                writer.writerow([row.item, *([row.item_id] if stored else []), row.predicted, *cells])
+    if trained:
+        click.echo(
+            f"note: the model was trained on {trained} of these items, so their predictions flatter it; its honest"
+            f" figures: vecstore evaluate {store} {task}",
+            err=True,
+        )
     if failed:
         raise SystemExit(3)

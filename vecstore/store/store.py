@@ -589,6 +589,10 @@ class Store:
         models = [Model(i, tasks[t], space, sha, json.loads(record), added) for i, t, space, sha, record, added in rows]
         return [m for m in models if task is None or m.task.name.casefold() == task.casefold()]
 
+    def seen(self, model: Model) -> set[int]:
+        """Ids of the items that a model was trained on."""
+        return {item for (item,) in self.rows("SELECT item FROM seen WHERE model = :model", model=model.id)}
+
     def model_files(self, model: Model) -> dict[str, bytes]:
         """The files of a model, after their digest was compared with the catalog's.
 
