@@ -377,7 +377,7 @@ def test_a_locator_in_two_archives_is_asked_for_by_id(bare_store: Store, tmp_pat
     ingest(bare_store, tmp_path / "other", encoder="fake:64", thumbnails=False)
     with pytest.raises(Ambiguous) as caught:
         search(bare_store, name, 3)
-    assert f"{name} is in 2 sources: 1 (colours), 64 (other)" in caught.value.fact
+    assert f"{name} fits 2 items: 1 (colours: {name}), 64 (other: {name})" in caught.value.fact
     assert caught.value.do == "give the item id"
 
 
@@ -452,3 +452,8 @@ def test_real_neighbours_are_those_of_brute_force(shared: Path, shared_store: Ca
         assert [hit.item_id for hit in search(store, name, 2, include_own=True).hits] == sorted(
             (twins[name], twins[twin])
         )
+
+
+def test_the_end_of_a_locator_will_do_where_it_names_one_item(bare_store: Store) -> None:
+    locator = bare_store.items().locators[0]
+    assert search(bare_store, locator.rpartition("/")[2], k=2).query == f"colours: {locator}"

@@ -18,7 +18,7 @@ import numpy as np
 from vecstore.embedding import NOT_FINITE, Job, Outcome, Pipeline
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
-from vecstore.errors import Ambiguous, ArchiveError, StoreBusy, StoreError, UsageError, VecstoreError
+from vecstore.errors import Ambiguous, ArchiveError, NotAStore, StoreBusy, StoreError, UsageError, VecstoreError
 from vecstore.files import locator_part
 from vecstore.labelling import import_source_labels
 from vecstore.records import BoolArray, DecodeRule, IntArray, Progress, Raw, Silent, Value, batched
@@ -222,14 +222,15 @@ def _outside(source: Source, archive: str | os.PathLike[str], store: str | os.Pa
 
 
 def _open_or_create(path: str | os.PathLike[str], frames: Literal["first", "all"] | None) -> Store:
-    catalog = Path(path) / "catalog.sqlite"
-    if not (catalog.is_file() and catalog.stat().st_size):
-        try:
+    """Open what is there, or make it; another process may be making it at the same time, or have died halfway."""
+    try:
+        return Store(path)
+    except NotAStore:
+        with suppress(StoreError):
             return Store.create(path, DecodeRule(frames=frames or "first"))
-        except StoreError:
-            if not (catalog.is_file() and catalog.stat().st_size):  # else another process was first
-                raise
-    return Store(path)
+    if (Path(path) / "catalog.sqlite").is_file():
+        return Store(path)  # another process was first; or it is something else, and this says so
+    return Store.create(path, DecodeRule(frames=frames or "first"))
 
 
 class _Count:

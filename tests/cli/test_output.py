@@ -71,21 +71,22 @@ def test_search_as_csv_has_metadata_and_labels(vecstore: Call, place: Path) -> N
 def test_predict_is_csv_of_items_or_of_new_pictures(vecstore: Call, place: Path, tmp_path: Path) -> None:
     stored = _rows(vecstore("predict", place / "chest.vecs", "pneumonia").stdout)
     assert len(stored) == 60
-    assert list(stored[0]) == ["item", "item_id", "class", "probability_normal", "probability_pneumonia"]
+    assert list(stored[0]) == ["item", "item_id", "class", "probability_normal", "probability_pneumonia", "in_training"]
     odd = tmp_path / 'a "b", c.png'
     odd.write_bytes((place / "query.png").read_bytes())
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n")
     done = vecstore("predict", place / "chest.vecs", "pneumonia", bad, odd)
     assert done.exit_code == 3
-    (row,) = _rows(done.stdout)
+    without, row = _rows(done.stdout)
+    assert (without["item"], without["class"], without["probability_normal"]) == (str(bad), "", "")
     assert row["item"] == str(odd)
     assert done.stderr.startswith(f"{bad}: ")
 
 
 def test_predict_writes_its_header_even_without_rows(vecstore: Call, place: Path) -> None:
     done = vecstore("predict", place / "chest.vecs", "pneumonia", "--where", "age > 999")
-    assert done.stdout == "item,item_id,class,probability_normal,probability_pneumonia\n"
+    assert done.stdout == "item,item_id,class,probability_normal,probability_pneumonia,in_training\n"
 
 
 def test_predict_chooses_among_items_or_takes_new_pictures(vecstore: Call, place: Path) -> None:
@@ -284,4 +285,4 @@ def test_head_takes_one_line_and_nobody_complains(spawn: Spawn, place: Path) -> 
     assert process.stderr.read() == b""
     process.stderr.close()
     process.wait()
-    assert head.stdout == b"item,item_id,class,probability_normal,probability_pneumonia\n"
+    assert head.stdout == b"item,item_id,class,probability_normal,probability_pneumonia,in_training\n"
