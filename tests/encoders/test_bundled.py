@@ -94,3 +94,15 @@ GOLDEN = [
     0.022054, 0.025625, 0.0, 0.003795, 0.0, -0.003152, -0.031108,
     0.075785, -0.026034, 0.037546, -0.013292, 0.036798, 0.023685, 0.017089,
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("level", [0, 3, 128, 255])
+def test_even_and_dark_pictures_keep_their_direction_in_bfloat16(exact: Encoder, level: int) -> None:
+    """Once .9977 for a black picture: every position was rounded to the same wrong number."""
+    fast = open_encoder("bundled", device="cpu", compute="bfloat16")
+    even = np.full((300, 200, 3), level, np.uint8)
+    faint = even.copy()
+    faint[100:140, 50:120] += 12 if level < 200 else 0
+    prepared = [exact.prepare(picture) for picture in (even, faint)]
+    cosines = (exact.encode(prepared) * fast.encode(prepared)).sum(axis=1)
+    assert cosines.min() >= 0.999

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from vecstore.encoders import open_encoder
-from vecstore.encoders.packing import Flow, PackedAttention, PackedConv, PackedLinear, fast_copy
+from vecstore.encoders.packing import Flow, InFloat32, PackedAttention, PackedConv, PackedLinear, fast_copy
 from vecstore.encoders.placement import Placement, place
 from vecstore.encoders.resize import Fit
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder, _fastest
@@ -177,3 +177,13 @@ def test_a_gpu_gives_the_processors_vectors() -> None:
     prepared = [exact.prepare(picture)]
     assert fast.compute == "bfloat16 on cuda:0"
     assert float((exact.encode(prepared) * fast.encode(prepared)).sum()) >= 0.999
+
+
+def test_a_part_in_float32_keeps_its_weights_whatever_the_rest_becomes() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), InFloat32(nn.Conv2d(4, 4, 1)))
+    before = [values.clone() for values in network[1].parameters()]
+    network.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    assert [values.dtype for values in network.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    torch.testing.assert_close(list(network[1].parameters()), before, rtol=0, atol=0)
+    assert network(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16

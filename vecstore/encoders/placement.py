@@ -72,23 +72,16 @@ def _device(name: str | None) -> torch.device:
         raise UsageError(
             f"no device {name!r}", expected="auto, cpu, cuda, cuda:N or mps", do="check --device"
         ) from error
-    if device.type == "cuda":
-        _check_cuda(name, device)
-        return torch.device("cuda", device.index or 0)
-    if device.type == "mps" and torch.backends.mps.is_available():
-        return device
-    if device.type != "cpu":
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
         raise EncoderError(
             f"the device {name} is not on this machine", expected=f"one of: {_present()}", do="use --device auto"
         )
-    return torch.device("cpu")
-
-
-def _check_cuda(name: str, device: torch.device) -> None:
-    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-        raise EncoderError(
-            f"the device {name} is not on this machine", expected=f"one of: {_present()}", do="use --device auto"
-        )
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device(device.type)
 
 
 def _present() -> str:
