@@ -380,7 +380,12 @@ def test_a_window_reads_anywhere_and_passes_once_when_asked_in_order() -> None:
 
 
 def test_json_of_a_sample_keeps_no_name_of_a_person(tmp_path: Path, plain: bytes) -> None:
-    said: dict[str, str | int] = {"PatientName": "Doe^Jane", "patient_birth_date": "1970", "OtherPatientIDs": "7", "Address": "x"}
+    said: dict[str, str | int] = {
+        "PatientName": "Doe^Jane",
+        "patient_birth_date": "1970",
+        "OtherPatientIDs": "7",
+        "Address": "x",
+    }
     said |= {"PHONE": "1", "referring_physician_name": "Roe", "PersonName": "x", "PatientID": "7", "age": 60}
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("1.jpg", plain)
