@@ -72,7 +72,7 @@ class LogisticProbe(LinearProbe):
 
     def __init__(
         self,
-        strengths: Sequence[float] | None = None,
+        strengths: Sequence[float] | DoubleArray | None = None,
         folds: int = 5,
         class_weight: str | Mapping[Any, float] | None = None,
         scale: str = "standard",
