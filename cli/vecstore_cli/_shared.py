@@ -38,7 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Lazy(click.Group):
     """A group that imports a command's module when the command is used.
 
-    The one-line helps stand in the modules' docstring table, so that `--help` imports only light modules.
+    `--help` imports all of them for their one-line helps: so they import heavy libraries inside their commands.
     """
 
     def __init__(self, *args: Any, commands_in: Mapping[str, str] | None = None, **kwargs: Any) -> None:

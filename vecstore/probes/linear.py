@@ -79,7 +79,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data = training(self, X, y, sample_weight, groups, self.folds, self.seed)
         strengths = self._checked_strengths()
         center, spread = self._scaling(data)
-        plan = _Plan(data, self.nested, self.seed)
+        plan = _Plan(data, self.nested)
         by_class = class_weights(self.class_weight, data)
         fitted = self._sweep(data, plan, by_class, strengths, center, spread)
         n_folds = plan.n_folds
@@ -216,7 +216,7 @@ class _Plan:
     folds: it serves to choose for either, judged on the other. `inner[f]` lists (model, rows to judge it on).
     """
 
-    def __init__(self, data: Training, nested: bool, seed: int) -> None:
+    def __init__(self, data: Training, nested: bool) -> None:
         folds = data.folds
         self.n_folds = int(folds.max()) + 1
         masks = [folds != f for f in range(self.n_folds)]
