@@ -129,13 +129,31 @@ class _Means(nn.Module):
         return torch.where(x > 0.9, torch.nan, x)
 
 
-def _encoder(network: nn.Module) -> TorchEncoder:
+def _encoder(network: nn.Module, compute: str = "float32") -> TorchEncoder:
     pixels = Pixels(Fit("squash", (8, 8)), (8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def passport(dim: int) -> Passport:
         return Passport("t", "t", "t", "none", "", "", (8, 8), "", (0.0,), (1.0,), "", dim)
 
-    return TorchEncoder(network, pixels, place("cpu", "float32"), passport)
+    return TorchEncoder(network, pixels, place("cpu", compute), passport)
+
+
+class _Large(nn.Module):
+    """Mean colour times a number that takes bright pictures beyond float16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = x.mean((2, 3)) * 100_000
+        return made
+
+
+def test_a_picture_beyond_float16_is_computed_again_in_float32() -> None:
+    encoder = _encoder(_Large(), "float16")
+    assert encoder.compute == "float16 on cpu"
+    faint, bright = (np.full((8, 8, 3), level, np.uint8) for level in (20, 250))
+    faint[..., 0] = bright[..., 0] = 10
+    vectors = encoder.encode([faint, bright])
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(vectors, _encoder(_Large()).encode([faint, bright]), atol=1e-3)
 
 
 def test_a_vector_that_is_not_finite_or_zero_comes_back_as_nan_and_spares_its_neighbours() -> None:
