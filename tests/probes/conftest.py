@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 
+from vecstore.probes import ForestProbe, MLPProbe
 from vecstore.records import DoubleArray, IntArray
 
 Cases = Callable[..., tuple[DoubleArray, IntArray, IntArray]]
+
+QuickMLP = partial(MLPProbe, hidden=16, alphas=[0.01], epochs=[10, 40], batch_size=16)
+QuickForest = partial(ForestProbe, trees=20, n_jobs=1)
+"""With less to choose from and less to grow, for tests that fit often."""
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from vecstore.errors import DataError
 from vecstore.probes.auc import weighted_auc
 from vecstore.probes.inputs import Training, checked_vectors, data_errors, indicator, training
+from vecstore.probes.layout import OUT_OF_FOLD, Array, Layout
 from vecstore.probes.linear import nan_mean
 from vecstore.records import DoubleArray, IntArray
 
@@ -79,6 +80,19 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     >>> KNNProbe(folds=3).fit(X, X[:, 0] > 0).predict(X[:3])
     array([ True, False, False])
     """
+
+    layout = Layout(
+        {
+            "center_": Array("features", finite=True),
+            "projection_": Array("features", "components", finite=True, or_axes=("features",)),
+            "prior_": Array("outputs", finite=True),
+            "ks_": Array("ks", dtype="int64"),
+            "temperatures_": Array("temperatures"),
+            "cv_auc_": Array("temperatures", "ks"),
+            **OUT_OF_FOLD,
+        },
+        ("k_", "temperature_"),
+    )
 
     def __init__(
         self,
