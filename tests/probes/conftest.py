@@ -13,8 +13,8 @@ from vecstore.records import DoubleArray, IntArray
 
 Cases = Callable[..., tuple[DoubleArray, IntArray, IntArray]]
 
-QuickMLP = partial(MLPProbe, hidden=16, alphas=[0.01], epochs=[10, 40], batch_size=16)
-QuickForest = partial(ForestProbe, trees=20, n_jobs=1)
+QuickMLP = partial(MLPProbe, hidden=16, alphas=[0.01], epochs=[3, 8], batch_size=16, rate=0.02)
+QuickForest = partial(ForestProbe, trees=12, n_jobs=1)
 """With less to choose from and less to grow, for tests that fit often."""
 
 
