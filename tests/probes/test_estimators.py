@@ -35,7 +35,8 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore:.*SCIPY_ARRAY_API.*")
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
-    [LogisticProbe(), SVMProbe(), KNNProbe(), QuickMLP(folds=2), QuickForest(folds=2)], expected_failed_checks=expected_failures
+    [LogisticProbe(), SVMProbe(), KNNProbe(), QuickMLP(folds=2), QuickForest(folds=2)],
+    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_contract(estimator: BaseEstimator, check: Any) -> None:
     check(estimator)

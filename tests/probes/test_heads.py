@@ -70,9 +70,7 @@ def test_a_tree_cut_back_is_a_tree_not_grown_further(cases: Cases) -> None:
 def test_what_is_chosen_is_nearly_the_best_of_the_table(probe: Any, chosen: tuple[str, ...], cases: Cases) -> None:
     X, y, groups = cases()
     fit = probe().fit(X, y, groups=groups)
-    settings = (
-        [(a, e) for a in fit.alphas_ for e in fit.runs_] if "epochs_" in chosen else [(s,) for s in fit.splits_]
-    )
+    settings = [(a, e) for a in fit.alphas_ for e in fit.runs_] if "epochs_" in chosen else [(s,) for s in fit.splits_]
     at = settings.index(tuple(getattr(fit, name) for name in chosen))
     assert fit.cv_auc_[at] >= fit.cv_auc_.max() - 1e-3
     assert fit.cv_auc_.shape == (len(settings),)

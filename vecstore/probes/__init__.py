@@ -9,7 +9,7 @@ from vecstore.errors import NotFound
 
 if TYPE_CHECKING:
     from vecstore.probes.forest import ForestProbe
-    from vecstore.probes.knn import KNNProbe
+    from vecstore.probes.knn import KNNProbe, leave_one_group_out
     from vecstore.probes.logistic import LogisticProbe
     from vecstore.probes.metrics import Scores, evaluate
     from vecstore.probes.mlp import MLPProbe
@@ -32,6 +32,7 @@ __all__ = [
     "evaluate",
     "from_files",
     "grouped_folds",
+    "leave_one_group_out",
     "make",
     "merge_groups",
     "model_class",
@@ -48,6 +49,7 @@ _HOMES = {
     "evaluate": "metrics",
     "from_files": "saved",
     "grouped_folds": "splits",
+    "leave_one_group_out": "knn",
     "merge_groups": "splits",
     "to_files": "saved",
 }

@@ -170,7 +170,8 @@ def _targets(data: Training) -> list[Target]:
     whole = np.nan_to_num(data.y).astype(np.int64)
     if not unknown.any():
         return [Target(whole, everything, np.arange(whole.shape[1]), whole.shape[1])]
-    return [Target(column[known], known, np.array([i]), 2) for i, (column, known) in enumerate(zip(whole.T, ~unknown.T))]
+    labels = zip(whole.T, ~unknown.T, strict=True)
+    return [Target(column[known], known, np.array([i]), 2) for i, (column, known) in enumerate(labels)]
 
 
 def fold_areas(shares: DoubleArray, truth: DoubleArray, folds: IntArray) -> DoubleArray:

@@ -142,9 +142,7 @@ class ForestProbe(ChosenProbe):
     def _grown(self, X: npt.NDArray[Any], target: Target, size: int) -> Any:
         from sklearn.ensemble import RandomForestClassifier
 
-        forest = RandomForestClassifier(
-            self.trees, min_samples_split=size, random_state=self.seed, n_jobs=self.n_jobs
-        )
+        forest = RandomForestClassifier(self.trees, min_samples_split=size, random_state=self.seed, n_jobs=self.n_jobs)
         return forest.fit(X, target.y)
 
 

@@ -35,9 +35,7 @@ class Array:
     finite: bool
     or_axes: tuple[str, ...]
 
-    def __init__(
-        self, *axes: str, dtype: str = "float64", finite: bool = False, or_axes: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, *axes: str, dtype: str = "float64", finite: bool = False, or_axes: tuple[str, ...] = ()) -> None:
         for name, value in (("axes", axes), ("dtype", dtype), ("finite", finite), ("or_axes", or_axes)):
             object.__setattr__(self, name, value)
 

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from vecstore import probes
 from vecstore.errors import DataError, StoreDamaged, StoreTooNew
 from vecstore.files import canonical_json
+
 if TYPE_CHECKING:
     from vecstore.probes import Probe
     from vecstore.probes.layout import Layout
