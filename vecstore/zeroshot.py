@@ -275,7 +275,7 @@ def _check(space: Space, encoder: Encoder) -> None:
 
 def _class_vector(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
     """Mean of unit vectors, of unit length, of shape (dim,)."""
-    vector = unit_rows(encoder.encode_text(texts).mean(axis=0, keepdims=True))[0]
+    vector: FloatArray = unit_rows(encoder.encode_text(texts).mean(axis=0, keepdims=True))[0]
     if not np.isfinite(vector).all():
         raise EncoderError(f"the vectors of {list(texts)!r} cancel out", expected="texts that mean something")
     return vector

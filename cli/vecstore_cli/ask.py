@@ -248,8 +248,8 @@ def learning_curve(
         return
     echo_table(
         [
-            {"groups per class": point["per_class"] or "all", "items": round(point["rows"], 1)}
-            | {name: round(point[name], 4) for name in ("auc", "sd", "low", "high")}
+            {"groups per class": point["per_class"] or "all", "items": f"{point['rows']:.0f}"}
+            | {name: f"{point[name]:.3f}" for name in ("auc", "sd", "low", "high")}
             | {"draws": point["draws"]}
             for point in found["points"]
         ]

@@ -98,7 +98,7 @@ class ChosenProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 rest = target.without(held)
                 chances = self._chances(features[rest.known], rest, features[held])
                 for setting, columns in enumerate(chances):
-                    shares[np.ix_([setting], held, target.columns)] = columns[None]
+                    shares[setting][np.ix_(held, target.columns)] = columns
         areas = fold_areas(shares, truth, data.folds)
         errors = squared_errors(shares, truth, data.folds)
         self.cv_auc_ = nan_mean(areas, 0)

@@ -161,7 +161,7 @@ def _draws(
             for side, order in zip(sides, orders, strict=True):
                 drawn |= side & np.isin(codes, order[:size])
             yield size, drawn
-    yield None, sides.any(axis=0)
+    yield None, np.asarray(sides.any(axis=0), np.bool_)
 
 
 def _scores(X: npt.NDArray[Any], y: npt.NDArray[Any], judged: npt.NDArray[Any], model: str) -> DoubleArray:

@@ -122,7 +122,7 @@ def weights_npz(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) ->
         A model that is not linear.
     """
     told = _weights(probe, classes, facts)
-    arrays = {name: value for name, value in told.items() if isinstance(value, np.ndarray)}
+    arrays: dict[str, Any] = {name: value for name, value in told.items() if isinstance(value, np.ndarray)}
     about = {name: value for name, value in told.items() if name not in arrays}
     file = io.BytesIO()
     np.savez(file, **arrays, classes=np.array(list(classes)), about=np.array(json.dumps(about, ensure_ascii=False)))

@@ -41,9 +41,9 @@ def learning_page(curve: Mapping[str, Any]) -> str:
     """
     points = curve["points"]
     drawn = [point for point in points if point["per_class"] is not None]
-    columns = [np.array([point[name] for point in drawn], np.float32) for name in ("auc", "low", "high")]
+    mean, low, high = (np.array([point[name] for point in drawn], np.float32) for name in ("auc", "low", "high"))
     whole = points[-1]["auc"]
-    figure = curve_figure([point["per_class"] for point in drawn], *columns, whole) if drawn else ""
+    figure = curve_figure([point["per_class"] for point in drawn], mean, low, high, whole) if drawn else ""
     enough = curve["enough"]
     judged = "the official test part" if curve["part"] == "test" else "groups held out, others for each draw"
     aim = f"the AUC with all labels ({share(whole)})"
