@@ -30,7 +30,11 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
-PROMPTS = {"red": ["a red picture", "something red"], "green": "a green picture", "blue": ["blue", "the sea", "sky"]}
+PROMPTS: dict[str, str | list[str]] = {
+    "red": ["a red picture", "something red"],
+    "green": "a green picture",
+    "blue": ["blue", "the sea", "sky"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +58,8 @@ def _made(
     with Store.create(path) as store:
         ingest(store, colour_archive, encoder=f"open_clip:local-dir:{clip[0]}", thumbnails=False)
         ingest(store, colour_archive, encoder="fake:64", thumbnails=False)
-        columns = {"key": "file", "value": "label"}
-        label(store, colour_labels, task="colour", columns=["patient"], **columns)
-        label(store, colour_labels, task="split", split_column="part", **columns)
+        label(store, colour_labels, task="colour", key="file", value="label", columns=["patient"])
+        label(store, colour_labels, task="split", key="file", value="label", split_column="part")
     return path
 
 

@@ -52,7 +52,7 @@ def export_model(store: Store, task: str, path: str | os.PathLike[str], *, model
     probe = load(store, task, model)
     record = probe.record
     model_id = None if probe.model is None else probe.model.id
-    facts = {
+    facts: dict[str, Any] = {
         "task": record.task,
         "kind": record.kind,
         "model": record.model,
@@ -64,6 +64,8 @@ def export_model(store: Store, task: str, path: str | os.PathLike[str], *, model
         "auc": record.auc,
         "part": record.part,
     }
+    # What else decides which vectors it takes: rows of several spaces side by side, or of pooled pictures.
+    facts |= {name: told for name in ("spaces", "level", "pool") if (told := getattr(record, name, None))}
     data = writer(probe.estimator, record.classes, facts)
     write_file(target, data)
     return {

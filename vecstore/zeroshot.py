@@ -306,7 +306,8 @@ def _beside(
         probe = load(store, data.task.name)
     except NotFound:
         return None
-    if probe.model is None or probe.record.classes != data.classes:
+    # A probe of units (lesions …) has no prediction for a picture.
+    if probe.model is None or probe.record.classes != data.classes or getattr(probe.record, "level", None):
         return None
     both, here, there = np.intersect1d(items, probe.items, return_indices=True)
     if not len(both):

@@ -118,6 +118,14 @@ def test_parameters_out_of_range_are_said(probe: Any, message: str, cases: Cases
         probe.fit(X, y)
 
 
+def test_a_tree_of_many_rows_is_grown_from_some(cases: Cases) -> None:
+    X, y, _ = cases(400)
+    fit = QuickForest(max_samples=50, splits=[2]).fit(X, y)
+    theirs = RandomForestClassifier(12, max_samples=50, random_state=0).fit(X, y)
+    np.testing.assert_allclose(fit.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-12)
+    assert len(fit.feature_) < len(QuickForest(splits=[2]).fit(X, y).feature_)
+
+
 def test_many_rows_are_passed_over_less_often(cases: Cases) -> None:
     X, y, _ = cases(2000, 4)
     fit = MLPProbe(hidden=2, alphas=[0.01], folds=2, batch_size=5).fit(X, y)

@@ -28,6 +28,8 @@ class ForestProbe(ChosenProbe):
         One forest per fold, grown to the end and cut back, gives all of them; only the chosen one is grown again.
     folds : int
         At most; fewer when the rarest class is in fewer groups.
+    max_samples : int
+        Rows that a tree is grown from, at most: drawn anew for each tree, with replacement, as always.
     seed : int
         Of the folds and of the trees.
     n_jobs : int, optional
@@ -84,12 +86,14 @@ class ForestProbe(ChosenProbe):
         self,
         trees: int = 200,
         splits: Sequence[int] | None = None,
+        max_samples: int = 20_000,
         folds: int = 5,
         seed: int = 0,
         n_jobs: int | None = -1,
     ) -> None:
         self.trees = trees
         self.splits = splits
+        self.max_samples = max_samples
         self.folds = folds
         self.seed = seed
         self.n_jobs = n_jobs
@@ -110,7 +114,7 @@ class ForestProbe(ChosenProbe):
 
     def _settings(self, n: int) -> list[int]:
         splits = SPLITS if self.splits is None else self.splits
-        positive_numbers({"trees": self.trees, "splits": splits})
+        positive_numbers({"trees": self.trees, "splits": splits, "max_samples": self.max_samples})
         self.splits_ = np.unique(np.maximum(np.asarray(splits).astype(np.int64), 2))
         return [int(size) for size in self.splits_]
 
@@ -142,7 +146,10 @@ class ForestProbe(ChosenProbe):
     def _grown(self, X: npt.NDArray[Any], target: Target, size: int) -> Any:
         from sklearn.ensemble import RandomForestClassifier
 
-        forest = RandomForestClassifier(self.trees, min_samples_split=size, random_state=self.seed, n_jobs=self.n_jobs)
+        settings = {"min_samples_split": size, "random_state": self.seed, "n_jobs": self.n_jobs}
+        if len(X) > self.max_samples:
+            settings["max_samples"] = self.max_samples
+        forest = RandomForestClassifier(self.trees, **settings)
         return forest.fit(X, target.y)
 
 
