@@ -227,7 +227,7 @@ def test_a_picture_of_the_store_is_predicted_as_its_item(
         assert row.predicted == stored[locator].predicted
         assert row.probabilities == pytest.approx(stored[locator].probabilities, abs=1e-6)
         assert sum(row.probabilities.values()) == pytest.approx(1)
-    paint(tmp_path / "new" / "a.png", "blue", 2)
+    paint(tmp_path / "new" / "a.png", "blue", 9001)  # noise that no stored picture has
     (tmp_path / "new" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
     good, bad = predict(colour_store, "colour", tmp_path / "new")
     assert good.predicted == "blue" and good.item.endswith("new/a.png")
