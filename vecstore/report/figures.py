@@ -139,8 +139,10 @@ def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: 
         axes = _axes(width=6.4, height=3.6)
         places = np.arange(len(sizes))
         axes.axhline(whole, color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.fill_between(places, low, high, color=_colour(0), alpha=0.2, linewidth=0, zorder=2)
-        axes.plot(places, mean, color=_colour(0), linewidth=1.8, marker="o", markersize=4, zorder=3)
+        # A polygon, because `fill_between` refers to a shape by an id, and ids are taken out of a page's figures.
+        band = np.concatenate([low, high[::-1]])
+        axes.fill(np.concatenate([places, places[::-1]]), band, color=_colour(0), alpha=0.2, linewidth=0, zorder=2)
+        axes.plot(places, mean, color=_colour(0), linewidth=1.8, zorder=3)
         axes.set(xlabel="Labelled groups per class", ylabel="AUC", xlim=(-0.3, len(sizes) - 0.7))
         axes.set_ylim(min(0.5, float(np.min(low, initial=0.5))), 1)
         axes.set_xticks(places, [str(size) for size in sizes])

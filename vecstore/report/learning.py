@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vecstore.report.figures import curve_figure
-from vecstore.report.page import clean, number, phrase, render, share
+from vecstore.report.page import clean, number, phrase, render
 
 _FACTS = (
     ("kind", "Kind"),
@@ -46,7 +46,7 @@ def learning_page(curve: Mapping[str, Any]) -> str:
     figure = curve_figure([point["per_class"] for point in drawn], mean, low, high, whole) if drawn else ""
     enough = curve["enough"]
     judged = "the official test part" if curve["part"] == "test" else "groups held out, others for each draw"
-    aim = f"the AUC with all labels ({share(whole)})"
+    aim = f"the AUC with all labels ({whole:.3f})"
     summary = (
         f"From {number(enough)} labelled groups per class on, the mean AUC is within 0.01 of {aim}."
         if enough
@@ -56,9 +56,9 @@ def learning_page(curve: Mapping[str, Any]) -> str:
         {
             "size": "all" if point["per_class"] is None else number(point["per_class"]),
             "rows": number(round(point["rows"])),
-            "auc": share(point["auc"]),
+            "auc": f"{point['auc']:.3f}",
             "sd": f"{point['sd']:.3f}",
-            "bounds": f"{share(point['low'])}–{share(point['high'])}",
+            "bounds": f"{point['low']:.3f}–{point['high']:.3f}",
             "draws": number(point["draws"]),
         }
         for point in points
