@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
+from vecstore.curve import learning_curve
 from vecstore.dataset import dataset
 from vecstore.encoders import open_encoder
 from vecstore.errors import EncoderError, NotFound, SpaceMismatch, UsageError
+from vecstore.export_model import export_model
 from vecstore.ingest import ingest
 from vecstore.label import label
 from vecstore.store import Store
@@ -199,6 +202,27 @@ def test_what_can_not_be_asked_is_said(store: Store, options: dict[str, Any], tm
     refused(UsageError, "has the columns name, text; expected the columns class and prompt", tmp_path / "bad.csv")
     refused(EncoderError, "of the space fake-64 has no text tower", PROMPTS, space="fake-64", encoder="fake:64")
     refused(SpaceMismatch, r"has the fingerprint .* the space", PROMPTS, space="fake-64")
+
+
+def test_no_picture_is_opened(
+    store: Store,
+    options: dict[str, Any],
+    colour_archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names_opened: Callable[[], AbstractContextManager[list[str]]],
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a picture was decoded")
+
+    monkeypatch.setattr("vecstore.decode.base.frames", forbidden)
+    train(store, "split", space="fake-64")
+    with names_opened() as names:
+        assert zero_shot(store, "split", PROMPTS, **options).pixels_read == 0
+        assert learning_curve(store, "split", space="fake-64", per_class=[1], repeats=1).pixels_read == 0
+        export_model(store, "split", tmp_path / "m.onnx")
+    assert any(name.endswith("model.safetensors") for name in names)
+    assert not [name for name in names if str(colour_archive) + "/" in name or "thumbnails.sqlite" in name]
 
 
 def test_an_encoder_tells_its_scale(clip: tuple[Path, Any]) -> None:

@@ -166,6 +166,7 @@ def learning_curve(
 def _enough(points: Sequence[Point]) -> int | None:
     """The smallest size from which on every mean AUC is within `WITHIN` of that with all labels."""
     aim = points[-1].auc - WITHIN
+    if not np.isfinite(aim):
+        return None
     short = [place for place, point in enumerate(points) if not point.auc >= aim]
-    first = points[short[-1] + 1 if short else 0]
-    return first.per_class if np.isfinite(aim) else None
+    return points[short[-1] + 1 if short else 0].per_class

@@ -156,7 +156,7 @@ def _beside(probe: Mapping[str, Any] | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.3f}"
+    return "not defined" if value is None or value != value else f"{value:.3f}"
 
 
 def _interval(interval: list[float] | None) -> str:

@@ -100,6 +100,7 @@ def test_enough_is_where_the_curve_has_come_near_and_stays() -> None:
     assert _enough(curve(0.81, 0.7, 0.805, 0.81)) == 4
     assert _enough(curve(0.81, 0.82, 0.81)) == 1
     assert _enough(curve(0.6, 0.7, 0.81)) is None
+    assert _enough(curve(float("nan"), float("nan"))) is None
 
 
 def test_a_learning_curve_on_the_official_test_part(colour_store: Store, colour_labels: Path) -> None:
@@ -115,6 +116,19 @@ def test_a_learning_curve_on_the_official_test_part(colour_store: Store, colour_
         (None, 45, 1),
     ]
     assert found.points[1].auc == pytest.approx(found.points[2].auc, abs=1e-6) and found.points[1].sd < 1e-6
+
+
+def test_a_test_part_of_one_class_has_no_curve_but_no_crash(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    with Store(store) as opened:
+        names = opened.items().locators
+    rows = [f"{name},{'ab'[i // 3 % 2]},{'test' if i < 3 else 'train'}" for i, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,part", *rows]))
+    options = ("--task", "t", "--key", "path", "--value", "label", "--split-column", "part")
+    assert vecstore("label", store, tmp_path / "t.csv", *options).exit_code == 0
+    arguments = ("learning-curve", store, "t", "--per-class", "1", "--repeats", 2)
+    found = _only(vecstore(*arguments, "--json", "--report", tmp_path / "c.html"))
+    assert [point["auc"] for point in found["points"]] == [None, None] and found["enough"] is None
+    assert "AUC with all labels (not defined)" in vecstore(*arguments).stdout
 
 
 @pytest.mark.parametrize(
