@@ -148,8 +148,8 @@ def _check_arrays(
         raise _damaged(f"{TENSORS} holds {sorted(arrays)}, a {name} has {sorted(layout.arrays)}")
     sizes = {"classes": n_classes, "outputs": 1 if values["kind_"] == "binary" else n_classes}
     sizes["features"] = values["n_features_in_"]
-    for key, array in arrays.items():
-        wrong = layout.arrays[key].wrong(array, sizes)
+    for key, rule in layout.arrays.items():  # in this order, so that the same damage is told the same way
+        wrong = rule.wrong(arrays[key], sizes)
         if wrong:
             raise _damaged(f"{key} {wrong}")
 
