@@ -700,6 +700,8 @@ def test_the_task_remembers_how_it_was_made(four: Store) -> None:
         "split_column": None,
         "positive": "x",
         "ignore": ["todo"],
+        "uncertain": [],
+        "uncertain_policy": "ignore",
         "delimiter": None,
         "on_conflict": "error",
         "source": "archive",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +85,7 @@ class Task:
     added_in: int
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """One row of a task: `value` is 1 where the class holds, 0 where it does not."""
 
     item: int
@@ -505,10 +504,9 @@ class Store:
                 "provenance": canonical_json(provenance),
             }
             (task,) = tx.add("tasks", [row])
-            tx.add(
-                "labels",
-                ({"task": task, "item": x.item, "class": x.name, "value": x.value, "split": x.split} for x in labels),
-            )
+            items, names, values, splits = zip(*rows, strict=True) if (rows := list(labels)) else ((), (), (), ())
+            told = {"task": [task] * len(rows), "item": items, "class": names, "value": values, "split": splits}
+            tx.add_columns("labels", told)
             described = (
                 (item, {column: value}) for column, of in (columns or {}).items() for item, value in of.items()
             )
@@ -611,7 +609,7 @@ class Store:
             _write_folder(folder, files)  # a sweep may have come between; now it can't
             row = {"task": task.id, "space": space.id, "sha256": digest, "record": canonical_json(record)}
             (model,) = tx.add("models", [row])
-            tx.add("seen", ({"model": model, "item": int(item)} for item in seen))
+            tx.add_columns("seen", {"model": [model] * len(seen), "item": seen.tolist()})
             tx.counts |= {"task": task.name, "auc": record.get("auc"), "n": record.get("n")}
         return next(m for m in self.models() if m.id == model)
 
