@@ -66,7 +66,8 @@ def _evaluated(store: Store, task: str, model: int | None) -> Probe:
         only=asked,
         level=record.level,
         pool=record.pool or "mean",
-        on_conflict=record.on_conflict,
+        # Units that agreed in training and do not any more have other pictures now, or another label.
+        on_conflict="drop" if record.on_conflict == "error" else record.on_conflict,
     )
     left = data.items if data.units is None else data.units.items
     keep = np.ones(len(data), np.bool_)
