@@ -26,6 +26,9 @@ from vecstore.trained import Probe, Record, register, scored
 NESTED_ITEMS = 20_000
 """Beyond, the out-of-fold scores are those of the folds on which the strength was chosen."""
 
+FOLDS = 5
+"""As the estimators have by default; fewer are made where groups or classes ask for it, and that is noted."""
+
 METRICS = ("auc", "log_loss", "accuracy", "balanced_accuracy")
 
 HALF_MODELS: frozenset[str] = frozenset()
@@ -166,7 +169,7 @@ def _trained(
     official = bool(data.test.any())
     _check_learnable(data, development)
     y, groups = data.y[development], data.groups[development]
-    folds = int(grouped_folds(y, groups, seed=seed, names=data.classes).max()) + 1
+    folds = int(grouped_folds(y, groups, FOLDS, seed, names=data.classes).max()) + 1
     nest = not official and len(y) <= NESTED_ITEMS and folds > 2
     _estimator(model, seed, metric, nest)  # refused before the vectors are read
     alone = units is None or len(units.items) == len(data)
@@ -185,6 +188,8 @@ def _trained(
     estimator, rule = fitted[choice.best], rules[choice.best]
     reading += now - started - reading - fitting
     notes = [*data.notes, *_fit_notes(estimator)]
+    if folds < FOLDS:
+        notes.append(f"{folds} folds instead of {FOLDS}: each needs some of every class, and no group is divided")
     if official:
         rows = data.test
         probabilities = estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule))
@@ -198,7 +203,8 @@ def _trained(
     seen, shown = _members(data, development), _members(data, rows)
     parameters = _parameters(estimator)
     if len(rules) > 1:
-        parameters["pool_scores"] = dict(zip(rules, choice.scores, strict=True))
+        parameters["pool_scores"] = dict(sorted(zip(rules, choice.scores, strict=True)))
+        parameters = dict(sorted(parameters.items()))  # as they come back from the store
     record = Record(
         task=data.task.name,
         kind=data.task.kind,
