@@ -105,7 +105,6 @@ def train(
       vecstore train chest.vecs pneumonia --level patient
     """
     from vecstore.files import output_file
-    from vecstore.pages import write_training_page
     from vecstore.store import Store
     from vecstore.train import train as run
 
@@ -128,6 +127,8 @@ def train(
             seed=seed,
         )
         if report:
+            from vecstore.pages import write_training_page  # draws: half a second that a number does not need
+
             write_training_page(opened, probe, report)
     _show(probe, as_json)
 
@@ -147,7 +148,6 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
     """
     from vecstore.evaluate import evaluate as run
     from vecstore.files import output_file
-    from vecstore.pages import write_training_page
     from vecstore.store import Store
 
     if report:
@@ -155,6 +155,8 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
     with Store(store) as opened:
         probe = run(opened, task, model=model)
         if report:
+            from vecstore.pages import write_training_page  # draws: half a second that a number does not need
+
             write_training_page(opened, probe, report)
     _show(probe, as_json)
 
