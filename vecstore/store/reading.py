@@ -28,18 +28,25 @@ _ALONE_ROWS = 20_000
 def take(store: Store, spaces: Sequence[Space], contents: IntArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Vectors of contents in the order asked for; see `Store.vectors`."""
     contents = np.asarray(contents, np.int64)
-    ascending = bool((contents[1:] > contents[:-1]).all())
-    wanted, inverse = (contents, None) if ascending else np.unique(contents, return_inverse=True)
-    result = np.empty((len(wanted), sum(space.dim for space in spaces)), dtype)
+    wanted, places = contents, np.arange(len(contents))
+    again = np.empty(0, np.int64)
+    if not (contents[1:] > contents[:-1]).all():
+        wanted, places, inverse = np.unique(contents, return_index=True, return_inverse=True)
+        first = places[inverse.reshape(-1)]
+        again = np.flatnonzero(first != np.arange(len(contents)))
+    # Straight to where they belong: of very many vectors there is room for one matrix, and not for two.
+    result = np.empty((len(contents), sum(space.dim for space in spaces)), dtype)
     start = 0
     for space in spaces:
-        _fill(store, space, wanted, result[:, start : start + space.dim])
+        _fill(store, space, wanted, places, result[:, start : start + space.dim])
         start += space.dim
-    return result if inverse is None else result[inverse.reshape(-1)]
+    if len(again):
+        result[again] = result[first[again]]
+    return result
 
 
-def _fill(store: Store, space: Space, wanted: IntArray, result: npt.NDArray[Any]) -> None:
-    """Vectors of ascending contents into their rows; several shards at a time."""
+def _fill(store: Store, space: Space, wanted: IntArray, places: IntArray, result: npt.NDArray[Any]) -> None:
+    """Vectors of ascending contents into their rows of the result; several shards at a time."""
     missing = np.ones(len(wanted), bool)
     useful = [s for s in store.shards(space) if np.subtract(*np.searchsorted(wanted, (s.last + 1, s.first)))]
 
@@ -47,7 +54,7 @@ def _fill(store: Store, space: Space, wanted: IntArray, result: npt.NDArray[Any]
         for shard in chain:
             path = store.shard_path(space, shard.sha256)
             for ids, vectors in iter_vectors(path, space.dim, shard.rows, shard.bytes):
-                _copy(ids, vectors, wanted, result, missing)
+                _copy(ids, vectors, wanted, places, result, missing)
 
     chains = _chains(useful)
     if len(chains) == 1 or sum(shard.rows for shard in useful) < _ALONE_ROWS:
@@ -80,6 +87,7 @@ def _copy(
     ids: IntArray,
     vectors: npt.NDArray[np.float16],
     wanted: IntArray,
+    places: IntArray,
     result: npt.NDArray[Any],
     missing: BoolArray,
 ) -> None:
@@ -87,16 +95,17 @@ def _copy(
     start, stop = np.searchsorted(wanted, (ids[0], ids[-1] + 1))
     if start == stop:
         return
-    asked = wanted[start:stop]
-    if len(asked) == len(ids) and missing[start:stop].all() and np.array_equal(asked, ids):
-        _put(vectors, result[start:stop])
+    asked, rows_of = wanted[start:stop], places[start:stop]
+    whole = len(asked) == len(ids) and missing[start:stop].all() and np.array_equal(asked, ids)
+    if whole and (np.diff(rows_of) == 1).all():
+        _put(vectors, result[rows_of[0] : rows_of[-1] + 1])
         missing[start:stop] = False
         return
     rows = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
     fresh = (ids[rows] == asked) & missing[start:stop]  # of several, the shard with the lowest id counts
     block = np.empty((int(fresh.sum()), result.shape[1]), result.dtype)
     _put(np.ascontiguousarray(vectors[rows[fresh]]), block)
-    result[start:stop][fresh] = block
+    result[rows_of[fresh]] = block
     missing[start:stop][fresh] = False
 
 
