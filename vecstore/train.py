@@ -195,7 +195,7 @@ def _trained(
         probabilities = estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule))
     else:
         rows, probabilities = development, choice.out_of_fold
-        if not getattr(estimator, "nested", False) and model != "knn":  # kNN chooses for each fold on the others
+        if not getattr(estimator, "nested", True):  # who has no such choice chooses for each fold on the others
             notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
     probabilities = np.asarray(probabilities, np.float64)
     scores = evaluate(data.y[rows], probabilities, data.classes, data.task.kind, data.groups[rows], seed=seed)
@@ -383,7 +383,10 @@ def _groups_line(data: Dataset) -> str:
     return f"groups: {data.group_column}, {len(np.unique(data.groups))} of them"
 
 
-_CHOSEN = ("C_", "k_", "temperature_", "converged_", "n_iter_", "edge_", "device_")
+_CHOSEN = (
+    *("C_", "k_", "temperature_", "alpha_", "epochs_", "split_"),
+    *("converged_", "n_iter_", "edge_", "device_"),
+)
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:
