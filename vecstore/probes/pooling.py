@@ -46,7 +46,7 @@ def pooled(
     Examples
     --------
     >>> X = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    >>> [pooled(X, np.array([0, 0, 1]), 2, rule).round(3).tolist() for rule in POOLS]
+    >>> [pooled(X, np.array([0, 0, 1]), 2, rule).astype(float).round(3).tolist() for rule in POOLS]
     [[[0.5, 0.5], [0.6, 0.8]], [[1.0, 1.0], [0.6, 0.8]], [[0.707, 0.707], [0.6, 0.8]]]
     """
     if rule not in POOLS:
