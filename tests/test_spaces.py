@@ -89,8 +89,7 @@ def test_items_that_lack_a_vector_in_one_of_the_spaces_are_left_out_and_counted(
     assert len(list(predict(colour_store, "colour"))) == 57
 
 
-@each_model
-@pytest.mark.parametrize("level", [None, "patient"])
+@pytest.mark.parametrize(("model", "level"), [("probe", None), ("svm", None), ("knn", None), ("knn", "patient")])
 def test_a_model_over_two_spaces_is_scored_loaded_and_applied(
     two: Store, colour_archive: Path, tmp_path: Path, model: str, level: str | None
 ) -> None:
