@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from vecstore.embedding import pictures_opened
 from vecstore.errors import UsageError
 from vecstore.probes import curves
 from vecstore.probes.curves import PER_CLASS, RULES, Point
-from vecstore.store import Store
+from vecstore.store import Store, using
 
 WITHIN = 0.01
 """Of the AUC with all labels: the smallest size whose mean AUC is so near is said to be enough."""
@@ -69,7 +70,7 @@ class LearningCurve:
 
 
 def learning_curve(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     task: str,
     *,
     per_class: Sequence[int] = PER_CLASS,
@@ -86,7 +87,7 @@ def learning_curve(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     task : str
     per_class : sequence of int
         Groups (patients …) drawn per class; all their pictures of the class are labelled. Sizes beyond the rarest
@@ -125,42 +126,43 @@ def learning_curve(
             expected="whole numbers from 1",
             do="--per-class 1,2,4,8 --repeats 10",
         )
-    before = pictures_opened()
-    data = dataset(store, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
-    official = bool(data.test.any())
-    points = curves.learning_curve(
-        data.vectors(),
-        data.y,
-        data.groups,
-        test=data.test if official else None,
-        per_class=per_class,
-        repeats=repeats,
-        model=model,
-        seed=seed,
-    )
-    notes = list(data.notes)
-    sizes = {point.per_class for point in points}
-    if beyond := [size for size in sorted(set(per_class)) if size not in sizes]:
-        notes.append(f"left out, more groups per class than the rarest class has: {', '.join(map(str, beyond))}")
-    return LearningCurve(
-        task=data.task.name,
-        kind=data.task.kind,
-        classes=data.classes,
-        space=data.space.name,
-        encoder=data.space.passport.encoder,
-        fingerprint=data.space.fingerprint.hex(),
-        model=model,
-        rule=RULES[model],
-        part="test" if official else "held-out",
-        points=points,
-        enough=_enough(points),
-        repeats=repeats,
-        group_column=data.group_column,
-        notes=notes,
-        commit=store.commit,
-        seed=seed,
-        pixels_read=pictures_opened() - before,
-    )
+    with using(store) as at_hand:
+        before = pictures_opened()
+        data = dataset(at_hand, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
+        official = bool(data.test.any())
+        points = curves.learning_curve(
+            data.vectors(),
+            data.y,
+            data.groups,
+            test=data.test if official else None,
+            per_class=per_class,
+            repeats=repeats,
+            model=model,
+            seed=seed,
+        )
+        notes = list(data.notes)
+        sizes = {point.per_class for point in points}
+        if beyond := [size for size in sorted(set(per_class)) if size not in sizes]:
+            notes.append(f"left out, more groups per class than the rarest class has: {', '.join(map(str, beyond))}")
+        return LearningCurve(
+            task=data.task.name,
+            kind=data.task.kind,
+            classes=data.classes,
+            space=data.space.name,
+            encoder=data.space.passport.encoder,
+            fingerprint=data.space.fingerprint.hex(),
+            model=model,
+            rule=RULES[model],
+            part="test" if official else "held-out",
+            points=points,
+            enough=_enough(points),
+            repeats=repeats,
+            group_column=data.group_column,
+            notes=notes,
+            commit=at_hand.commit,
+            seed=seed,
+            pixels_read=pictures_opened() - before,
+        )
 
 
 def _enough(points: Sequence[Point]) -> int | None:

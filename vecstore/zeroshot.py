@@ -20,7 +20,7 @@ from vecstore.encoders.base import Encoder, unit_rows
 from vecstore.errors import EncoderError, NotFound, SpaceMismatch, UsageError
 from vecstore.probes.metrics import Scores, evaluate
 from vecstore.records import DoubleArray, FloatArray, IntArray
-from vecstore.store import Space, Store
+from vecstore.store import Space, Store, using
 from vecstore.trained import load
 
 PLACE = "{}"
@@ -96,7 +96,7 @@ class ZeroShot:
 
 
 def zero_shot(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     task: str,
     prompts: Prompts | str | os.PathLike[str] | None = None,
     *,
@@ -117,7 +117,7 @@ def zero_shot(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     task : str
     prompts : mapping of class to str or sequence of str, or path, optional
         Of several labels also of "not LABEL". A path names a JSON file with such a mapping, or a CSV file with the
@@ -154,39 +154,40 @@ def zero_shot(
     SpaceMismatch
         The encoder's fingerprint is not the space's.
     """
-    before = pictures_opened()
-    given = _mapping(prompts)
-    templates = [template] if isinstance(template, str) else list(template)
-    data = dataset(store, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
-    asked = _asked(data, given, templates)
-    opened = open_encoder(encoder or data.space.passport.encoder, weights=weights, device=device)
-    _check(data.space, opened)
-    rows = data.test if data.test.any() else np.ones(len(data), np.bool_)
-    texts = {name: _class_vector(opened, several) for name, several in asked.items()}
-    probabilities = _probabilities(data, data.vectors(rows), texts, opened.logit_scale)
-    y, groups, items = data.y[rows], data.groups[rows], data.items[rows]
-    scores = evaluate(y, probabilities, data.classes, data.task.kind, groups, seed=seed)
-    return ZeroShot(
-        task=data.task.name,
-        kind=data.task.kind,
-        classes=data.classes,
-        prompts=asked,
-        space=data.space.name,
-        encoder=data.space.passport.encoder,
-        fingerprint=data.space.fingerprint.hex(),
-        scale=opened.logit_scale,
-        part="test" if data.test.any() else "all",
-        counts=class_counts(data, rows),
-        scores={name: value for name, value in scores.to_dict().items() if name not in ("kind", "notes")},
-        probe=_beside(store, data, items, y, groups, probabilities, seed),
-        group_column=data.group_column,
-        notes=[*data.notes, *scores.notes],
-        commit=store.commit,
-        pixels_read=pictures_opened() - before,
-        items=items,
-        y=y,
-        probabilities=probabilities,
-    )
+    with using(store) as at_hand:
+        before = pictures_opened()
+        given = _mapping(prompts)
+        templates = [template] if isinstance(template, str) else list(template)
+        data = dataset(at_hand, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
+        asked = _asked(data, given, templates)
+        opened = open_encoder(encoder or data.space.passport.encoder, weights=weights, device=device)
+        _check(data.space, opened)
+        rows = data.test if data.test.any() else np.ones(len(data), np.bool_)
+        texts = {name: _class_vector(opened, several) for name, several in asked.items()}
+        probabilities = _probabilities(data, data.vectors(rows), texts, opened.logit_scale)
+        y, groups, items = data.y[rows], data.groups[rows], data.items[rows]
+        scores = evaluate(y, probabilities, data.classes, data.task.kind, groups, seed=seed)
+        return ZeroShot(
+            task=data.task.name,
+            kind=data.task.kind,
+            classes=data.classes,
+            prompts=asked,
+            space=data.space.name,
+            encoder=data.space.passport.encoder,
+            fingerprint=data.space.fingerprint.hex(),
+            scale=opened.logit_scale,
+            part="test" if data.test.any() else "all",
+            counts=class_counts(data, rows),
+            scores={name: value for name, value in scores.to_dict().items() if name not in ("kind", "notes")},
+            probe=_beside(at_hand, data, items, y, groups, probabilities, seed),
+            group_column=data.group_column,
+            notes=[*data.notes, *scores.notes],
+            commit=at_hand.commit,
+            pixels_read=pictures_opened() - before,
+            items=items,
+            y=y,
+            probabilities=probabilities,
+        )
 
 
 def _mapping(prompts: Prompts | str | os.PathLike[str] | None) -> dict[str, list[str]]:

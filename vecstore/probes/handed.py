@@ -138,7 +138,10 @@ def _weights(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> di
         **facts,
         "classes": list(classes),
         "link": link,
-        "input": f"unit vectors of {probe.coef_.shape[1]} numbers, as the space stores them: x /= |x| if yours are not",
+        "input": (
+            f"{probe.coef_.shape[1]} numbers: unit vectors as the space stores them (x /= |x| if yours are not); of"
+            " several spaces side by side in the order named, of a level pooled as named"
+        ),
         "apply": ["x = np.atleast_2d(vectors)", "z = x @ np.array(coef).T + np.array(intercept)", _LINKS[link]],
         "coef": np.asarray(probe.coef_, np.float64),
         "intercept": np.asarray(probe.intercept_, np.float64),
