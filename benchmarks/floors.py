@@ -96,7 +96,7 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
         own = timm.create_model(ARCHITECTURE, pretrained=False)
         state = dict(zip(own.state_dict(), read_state(file).values(), strict=True))
         load_state(network, state, file, lambda key: kind == "last" and key.startswith("classifier."))
-    form = _Last(network) if kind == "last" else PooledStages(network)
+    form: nn.Module = _Last(network) if kind == "last" else PooledStages(network)
     form = _Mirrored(form) if kind == "mirrored" else form
     passport = _plain(name, ARCHITECTURE, str(PIXELS.fit), PIXELS.size, 0)
     return TorchEncoder(

@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import paper_sets
 import rival
-import torch
 from common import RESULTS, write
 from paper_sets import TEST, VAL, Set
 
@@ -205,18 +204,21 @@ def floor_scores(bench: Bench, asked: list[Asked]) -> dict[str, Any]:
         bench.embed(Asked(encoder.name, file, space))
         found[f"random weights, {encoder.space}"] = bench.train(space, "probe")[0]
     y = floors.shuffled(data)
-    found["shuffled labels"] = _fitted(data, data.vectors().astype(np.float64), y)
+    # No grid that widens: where there is nothing to find, it would without end.
+    found["shuffled labels"] = _fitted(data, data.vectors(), y, strengths=np.logspace(-4, 2, 10))
     known, used = floors.metadata(bench.store, data, bench.one.known)
     if known.shape[1]:
         found["metadata alone"] = _fitted(data, known, data.y) | {"columns": used}
     return found
 
 
-def _fitted(data: vs.Dataset, X: DoubleArray, y: npt.NDArray[np.generic]) -> dict[str, Any]:
+def _fitted(
+    data: vs.Dataset, X: npt.NDArray[np.floating[Any]], y: npt.NDArray[np.generic], **how: Any
+) -> dict[str, Any]:
     """The probe on any matrix, judged as `train` judges."""
     development = ~data.test
     official = bool(data.test.any())
-    probe = LogisticProbe(nested=not official)
+    probe = LogisticProbe(nested=not official, **how)
     probe.fit(X[development], y[development], groups=data.groups[development])
     rows = data.test if official else development
     made = probe.predict_proba(X[rows]) if official else probe.oof_
@@ -380,7 +382,6 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp(prefix="paper-"))
     work.mkdir(parents=True, exist_ok=True)
     floors.register()
-    torch.set_num_threads(2)
     asked = [Asked("bundled", None, "bundled")]
     asked += [Asked(name, arguments.weights.get(name), _space(name)) for name in arguments.encoder]
     result = _before(arguments.quick)

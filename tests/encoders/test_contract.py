@@ -155,7 +155,7 @@ def test_a_uniform_picture_has_a_vector(case: Any, opened: Opened) -> None:
 
 def test_texts_are_refused_with_the_encoders_that_can(case: Any, opened: Opened) -> None:
     encoder = opened(case)
-    if case.name.startswith("open_clip"):
+    if case.name.startswith("open_clip") and not case.name.endswith("+stages"):
         assert encoder.encode_text(["a chest X-ray"]).shape == (1, case.dim)
         return
     with pytest.raises(EncoderError, match="has no text tower; expected a space made by an open_clip encoder"):
