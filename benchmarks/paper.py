@@ -8,12 +8,14 @@ is one) and read from `results/paper_rival.json`. Every figure goes to `results/
 some of them.
 
 Parts: `scores` (every encoder and model), `floors` (shuffled labels, pixels, random weights, metadata), `holdout` (the
-split of the rival) and `recipe` (what to pool: inner cross-validation on development parts, the test parts unseen).
+split of the rival), `recipe` (what to pool: inner cross-validation on development parts, the test parts unseen) and
+`stages` (what `+stages` costs with other networks, random weights; not of a set).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import tempfile
@@ -27,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import paper_sets
 import rival
-from common import RESULTS, write
+from common import RESULTS, rounds, write
 from paper_sets import TEST, VAL, Set
 
 import vecstore as vs
@@ -36,7 +38,7 @@ from vecstore.probes.auc import Ranking, resamples
 from vecstore.probes.metrics import Scores, evaluate
 from vecstore.records import DoubleArray, IntArray, TaskKind
 
-PARTS = ("scores", "floors", "holdout", "recipe")
+PARTS = ("scores", "floors", "holdout", "recipe", "stages")
 PACKAGES = ["torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn"]
 
 PUBLISHED = {
@@ -316,6 +318,29 @@ def recipe(bench: Bench) -> dict[str, Any]:
     return found
 
 
+def stages_cost(work: Path) -> dict[str, Any]:
+    """What `+stages` costs beside what the network itself pools: pictures per CPU-second of one thread, in turns."""
+    pictures = list(np.random.default_rng(0).integers(0, 256, (32, 256, 256, 3), dtype=np.uint8))
+    found = {}
+    for name in ("torchvision:resnet50/IMAGENET1K_V2", "open_clip:ViT-B-32/laion2b_s34b_b79k"):
+        file = floors.random_weights(name, work)
+        encoders = {key: vs.open_encoder(key, weights=file, device="cpu") for key in (name, f"{name}+stages")}
+        prepared = [encoders[name].prepare(picture) for picture in pictures]
+        calls = {key: functools.partial(encoder.encode, prepared) for key, encoder in encoders.items()}
+        times = rounds(calls, 3)
+        plain, staged = (times[key]["cpu_s"] for key in encoders)
+        found[name] = {
+            "compute": [encoder.compute for encoder in encoders.values()],
+            "dim": encoders[name].passport.dim,
+            "stages_dim": encoders[f"{name}+stages"].passport.dim,
+            "per_s": round(len(prepared) / plain, 1),
+            "stages_per_s": round(len(prepared) / staged, 1),
+            "share": round(staged / plain, 3),
+        }
+        file.unlink()
+    return found
+
+
 def summary(sets: dict[str, Any]) -> dict[str, Any]:
     """The goals, each with its figures."""
     full = {name: row for name, row in sets.items() if "encoders" in row}
@@ -387,12 +412,15 @@ def main() -> None:
     result = _before(arguments.quick)
     rivals = json.loads(arguments.rival.read_text(encoding="utf-8")) if arguments.rival.is_file() else None
     try:
-        for one in paper_sets.chosen("mini" if arguments.quick else arguments.only):
+        if "stages" in wanted and not arguments.quick:
+            result["stages_cost"] = stages_cost(work)
+            _write(result, rivals, arguments.quick)
+        for one in () if wanted == {"stages"} else paper_sets.chosen("mini" if arguments.quick else arguments.only):
             bench = Bench(arguments.data.resolve(), work, one)
             row = result["sets"].setdefault(one.name, {})
             against = rivals["sets"].get(one.name) if rivals else None
             for part in PARTS:
-                if part in wanted:
+                if part in wanted - {"stages"}:
                     with Timer() as timer:
                         row.update(_part(part, bench, asked, against))
                     row.setdefault("cpu_seconds", {})[part] = round(timer.cpu, 1)
@@ -421,7 +449,7 @@ def _before(quick: bool) -> dict[str, Any]:
     """The last result, to be renewed in parts."""
     path = RESULTS / "paper.json"
     last = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not quick else {}
-    return {"sets": last.get("sets", {})}
+    return {"sets": last.get("sets", {}), "stages_cost": last.get("stages_cost", {})}
 
 
 def _write(result: dict[str, Any], rivals: dict[str, Any] | None, quick: bool) -> None:
@@ -430,6 +458,7 @@ def _write(result: dict[str, Any], rivals: dict[str, Any] | None, quick: bool) -
     about = {} if rivals is None else {key: rivals[key] for key in rivals if key not in ("sets", "benchmark")}
     spaces = sorted({space for row in sets.values() for space in row.get("encoders", {})})
     full = {"published": PUBLISHED, "rival": about, "spaces": spaces, "goals": summary(sets), "sets": sets}
+    full["stages_cost"] = result["stages_cost"]
     write("paper", full, PACKAGES, quick)
 
 
