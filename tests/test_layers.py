@@ -14,7 +14,19 @@ LAYERS = (
     {"errors", "files", "records", "tables"},
     {"sources", "decode", "encoders", "store", "index", "probes", "report"},
     {"embedding", "labelling", "dataset", "neighbours", "trained", "pages"},
-    {"ingest", "label", "train", "evaluate", "predict", "search", "export", "info"},
+    {
+        "ingest",
+        "label",
+        "train",
+        "evaluate",
+        "predict",
+        "search",
+        "export",
+        "info",
+        "zeroshot",
+        "curve",
+        "export_model",
+    },
     {"demo"},
     {"vecstore_cli"},
 )
@@ -30,6 +42,7 @@ HOMES = {
     "pydicom": {"decode"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "onnx": {"probes"},
     "click": {"vecstore_cli"},
     "rich": {"vecstore_cli"},
 }

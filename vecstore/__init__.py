@@ -16,12 +16,15 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vecstore.curve import LearningCurve as LearningCurve
+    from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
     from vecstore.dataset import dataset as dataset
     from vecstore.encoders import open_encoder as open_encoder
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
     from vecstore.export import export as export
+    from vecstore.export_model import export_model as export_model
     from vecstore.info import info as info
     from vecstore.ingest import IngestResult as IngestResult
     from vecstore.ingest import ingest as ingest
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from vecstore.store.store import Store as Store
     from vecstore.train import train as train
     from vecstore.trained import Probe as Probe
+    from vecstore.zeroshot import ZeroShot as ZeroShot
+    from vecstore.zeroshot import zero_shot as zero_shot
 
     create = Store.create
 
@@ -46,23 +51,28 @@ _HOMES = {
     "Dataset": "dataset",
     "IngestResult": "ingest",
     "LabelResult": "labelling",
+    "LearningCurve": "curve",
     "Prediction": "predict",
     "Probe": "trained",
     "SearchResult": "search",
     "Store": "store.store",
     "VecstoreError": "errors",
+    "ZeroShot": "zeroshot",
     "create": "store.store",
     "dataset": "dataset",
     "evaluate": "evaluate",
     "export": "export",
+    "export_model": "export_model",
     "info": "info",
     "ingest": "ingest",
     "label": "label",
+    "learning_curve": "curve",
     "open": "store.store",
     "open_encoder": "encoders",
     "predict": "predict",
     "search": "search",
     "train": "train",
+    "zero_shot": "zeroshot",
 }
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
@@ -70,23 +80,28 @@ __all__ = [
     "Dataset",
     "IngestResult",
     "LabelResult",
+    "LearningCurve",
     "Prediction",
     "Probe",
     "SearchResult",
     "Store",
     "VecstoreError",
+    "ZeroShot",
     "create",
     "dataset",
     "evaluate",
     "export",
+    "export_model",
     "info",
     "ingest",
     "label",
+    "learning_curve",
     "open",
     "open_encoder",
     "predict",
     "search",
     "train",
+    "zero_shot",
 ]
 
 

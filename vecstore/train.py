@@ -42,8 +42,8 @@ def train(
     ----------
     store : Store
     task : str
-    model : {"probe", "svm", "knn"}
-        Logistic regression, linear SVM, or nearest neighbours.
+    model : {"probe", "svm", "knn", "mlp", "forest"}
+        Logistic regression, linear SVM, nearest neighbours, a network with one hidden layer, or a random forest.
     space : str, optional
         Needed where the store has several.
     group : str, optional
@@ -88,7 +88,7 @@ def train(
     folds = int(grouped_folds(data.y[development], data.groups[development], seed=seed, names=data.classes).max()) + 1
     vectors = data.vectors(development)
     read = time.perf_counter()
-    nested = model != "knn" and not official and len(vectors) <= NESTED_ITEMS and folds > 2
+    nested = model in ("probe", "svm") and not official and len(vectors) <= NESTED_ITEMS and folds > 2
     estimator: Any = make(model, seed=seed, **({"nested": True} if nested else {}))
     estimator.fit(vectors, data.y[development], groups=data.groups[development])
     fitted = time.perf_counter()
@@ -97,7 +97,7 @@ def train(
         rows, probabilities = data.test, estimator.predict_proba(data.vectors(data.test))
     else:
         rows, probabilities = development, estimator.oof_
-        if not nested and model != "knn":  # kNN chooses for each fold on the others
+        if not nested and model in ("probe", "svm"):  # the others choose for each fold on the other folds
             notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
     probabilities = np.asarray(probabilities, np.float64)
     scores = evaluate(data.y[rows], probabilities, data.classes, data.task.kind, data.groups[rows], seed=seed)
@@ -167,7 +167,7 @@ def _groups_line(data: Dataset) -> str:
     return f"groups: {data.group_column}, {len(np.unique(data.groups))} of them"
 
 
-_CHOSEN = ("C_", "k_", "temperature_", "converged_", "n_iter_")
+_CHOSEN = ("C_", "k_", "temperature_", "alpha_", "epochs_", "split_", "converged_", "n_iter_")
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Record:
     training_counts : dict
         Items per class it was trained on.
     space, encoder, fingerprint : str
-    model : {"probe", "svm", "knn"}
+    model : {"probe", "svm", "knn", "mlp", "forest"}
     parameters : dict
         What was chosen, and how.
     part : {"test", "out-of-fold"}

@@ -26,8 +26,11 @@ COMMANDS = {
     "train": "learn",
     "evaluate": "learn",
     "predict": "learn",
+    "zero-shot": "ask",
+    "learning-curve": "ask",
     "search": "find",
     "export": "find",
+    "export-model": "ask",
     "demo": "demonstrate",
 }
 """Command to the module that defines it, in the order of the help page."""
@@ -54,7 +57,7 @@ class Lazy(click.Group):
         if name not in self._modules:
             return None
         module = importlib.import_module(f"vecstore_cli.{self._modules[name]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def resolve_command(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vecstore.probes import CLASSES
 from vecstore_cli._shared import (
     command,
     echo_facts,
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 @click.argument("task")
 @click.option(
     "--model",
-    type=click.Choice(["probe", "svm", "knn"]),
+    type=click.Choice(list(CLASSES)),
     default="probe",
     show_default=True,
-    help="Logistic regression, linear SVM, or nearest neighbours.",
+    help="Logistic regression, linear SVM, nearest neighbours, one hidden layer, or a random forest.",
 )
 @space_option
 @click.option(

@@ -119,6 +119,7 @@ class OpenClipEncoder(TorchEncoder):
         super().__init__(_ImageTower(visual), pixels, placement, lambda dim: _passport(spec, pixels, None, dim))
         model.set_submodule("visual", nn.Identity())  # this encoder has its own form of it
         self._spec = spec
+        self.logit_scale = float(model.get_parameter("logit_scale").detach().exp())
         self._text: Any = model.to(placement.device).eval().requires_grad_(False)
         self._tokenizer: Any = None
 
