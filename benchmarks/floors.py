@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import timm
 import torch
 import torchvision
@@ -136,6 +135,8 @@ def random_weights(name: str, folder: Path) -> Path:
     elif family == "timm":
         network = timm.create_model(architecture.partition(".")[0], pretrained=False)
     elif family == "open_clip":
+        import open_clip  # takes seconds
+
         network = open_clip.create_model(architecture, pretrained=None)
     else:
         raise UsageError(f"no random weights for {name!r}", expected="a torchvision, timm or open_clip encoder")

@@ -282,8 +282,9 @@ def _areas(
         truth = y[:, k].astype(np.float64) if y.ndim == 2 else (y == k).astype(np.float64)
         known = ~np.isnan(truth)
         areas.append(Ranking(made[known, k], truth[known] == 1)(drawn[:, groups[known]]))
-    with np.errstate(invalid="ignore"):
-        means: DoubleArray = np.nanmean(np.stack(areas), axis=0)
+    found = np.stack(areas)
+    with np.errstate(invalid="ignore"):  # a resample without one class has no AUC, as in `evaluate`
+        means: DoubleArray = np.nansum(found, axis=0) / (~np.isnan(found)).sum(axis=0)
     return means
 
 

@@ -126,7 +126,7 @@ def _floors_told(sets: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     head = (
         f"What the floors do to the claim: on these sets one lies within {NEAR} of the probe's AUC or inside its "
-        "interval, so that little or nothing of the score is owed to what the network learned:"
+        "interval, so that much of the score may be owed to something else than what the network learned:"
     )
     return head + "\n\n" + "\n".join(lines)
 

@@ -107,9 +107,11 @@ def test_equal_weights_elsewhere_have_an_equal_passport(case: Any, opened: Opene
         shutil.copy(case.weights, copied)
         moved = open_encoder(case.name, weights=copied, device="cpu")
     elif "local-dir:" in case.name:
-        family, _, folder = case.name.partition("local-dir:")
+        family, _, place = case.name.partition("local-dir:")
+        folder, plus, option = place.partition("+")
         shutil.copytree(folder, tmp_path / "deeper" / Path(folder).name)
-        moved = open_encoder(f"{family}local-dir:{tmp_path / 'deeper' / Path(folder).name}", device="cpu")
+        deeper = tmp_path / "deeper" / Path(folder).name
+        moved = open_encoder(f"{family}local-dir:{deeper}{plus}{option}", device="cpu")
     else:
         pytest.skip("this family's weights have no place of their own")
     assert moved.passport == opened(case).passport

@@ -14,8 +14,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vecstore.probes as probes
 from vecstore.errors import DataError, NotFound
-from vecstore.probes.linear import LinearProbe
 from vecstore.probes import ForestProbe, KNNProbe, LogisticProbe, MLPProbe, SVMProbe
+from vecstore.probes.linear import LinearProbe
 
 from .conftest import Cases, QuickForest, QuickMLP
 
