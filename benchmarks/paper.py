@@ -109,7 +109,10 @@ class Bench:
         self._path = work / f"{one.store}.vecs"
 
     def embed(self, asked: Asked) -> dict[str, Any]:
-        """Embed the set, unless the store has the space; what it cost then is kept beside the store."""
+        """Embed the set, unless the store has the space; what it cost then is kept beside the store.
+
+        A run that went on where another was ended embeds fewer `pictures` than the store then has (`of`).
+        """
         costs = self.work / "embedding.json"
         known = json.loads(costs.read_text(encoding="utf-8")) if costs.is_file() else {}
         key = f"{self.one.store} {asked.space}"
@@ -125,6 +128,7 @@ class Bench:
         if done.embedded:
             known[key] = {
                 "pictures": done.embedded,
+                "of": len(self.store.embedded(self.store.space(asked.space))),
                 "seconds": round(timer.wall, 1),
                 "cpu_seconds": round(timer.cpu, 1),
                 "dim": self.store.space(asked.space).passport.dim,

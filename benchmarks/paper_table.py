@@ -141,7 +141,7 @@ def _rival(result: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> 
         found = [(e, m, v) for e, models in row["holdout"]["encoders"].items() for m, v in models.items()]
         space, model, best = max(found, key=lambda entry: entry[2]["auc"])
         probe = row["holdout"]["encoders"]["bundled"]["probe"]
-        cost = row["encoders"]["bundled"]["embedding"]["cpu_seconds"] if "encoders" in row else None
+        cost = _cost(row["encoders"]["bundled"]["embedding"]) if "encoders" in row else None
         label = MODELS.get(model, model) + ("" if space == "bundled" else f", {space}")
         cells = [name, str(row["holdout"]["n"]["test"]), _auc(probe), f"{_auc(best)} ({label})"]
         if rival is None:
@@ -175,6 +175,11 @@ def _rival(result: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> 
         f"{place}{jobs}. The best of several models is chosen by the same test part, for the vectors only.\n\n"
         f"{_table(header, rows)}\n\n{told}"
     )
+
+
+def _cost(embedding: Mapping[str, Any]) -> float:
+    """CPU-seconds for all pictures of the store."""
+    return float(embedding["cpu_seconds"] * embedding["of"] / embedding["pictures"])
 
 
 def _published(result: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> str:
