@@ -481,7 +481,10 @@ def _write(result: dict[str, Any], rivals: dict[str, Any] | None, quick: bool) -
     about = {} if rivals is None else {key: rivals[key] for key in rivals if key not in ("sets", "benchmark")}
     spaces = sorted({space for row in sets.values() for space in row.get("encoders", {})})
     full = {"published": PUBLISHED, "rival": about, "spaces": spaces, "goals": summary(sets), "sets": sets}
-    full["stages_cost"] = result["stages_cost"]
+    full |= {
+        "sets_not_run": [one.name for one in paper_sets.SETS if one.name not in sets],
+        "stages_cost": result["stages_cost"],
+    }
     write("paper", full, PACKAGES, quick)
 
 

@@ -254,6 +254,8 @@ def _not_run(result: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -
             "encoders other than the bundled one (ResNet-50, CLIP …): no weights were at hand; "
             "`--encoder NAME --weights FILE` adds them"
         )
+    if result.get("sets_not_run"):
+        lines.append(f"sets: {', '.join(result['sets_not_run'])}")
     lacking = [model for model in MODELS if model not in _models(sets)]
     if lacking:
         lines.append(f"models: {', '.join(MODELS[model] for model in lacking)}")
