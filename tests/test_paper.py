@@ -304,7 +304,7 @@ def test_a_set_that_is_not_there_and_weights_without_an_encoder_are_usage_errors
 
 
 def test_the_committed_result_adds_up() -> None:
-    """Every set is judged or named as not run; the rival's split is the vectors' own; no difference without interval."""
+    """Each set is judged or named as not run; the split is the rival's; no difference is without interval."""
     import paper_sets
     import paper_table
 
