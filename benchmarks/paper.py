@@ -135,6 +135,10 @@ class Bench:
             }
             costs.write_text(json.dumps(known, indent=1), encoding="utf-8")
         paper_sets.labelled(self.store, self._data, self.one)
+        if key not in known:
+            raise SystemExit(
+                f"{self._path}: embedded by a run that was ended before it could say at what cost; delete it"
+            )
         found: dict[str, Any] = known[key]
         return found
 
