@@ -17,8 +17,10 @@ from vecstore.probes.rows import Rows
 
 LARGEST_HESSIANS = 1 << 30  # bytes of all models' own Hessians, beyond which none is made
 PAIRS = 12  # of a model's latest steps and changes of gradient
-SLOPE_LEFT = 0.25  # a line search ends when this share of the slope is left: tighter costs more than it saves
+SLOPE_LEFT = 0.6  # a line search ends when this share of the slope is left: tighter costs more than it saves
 SEARCHES = 30
+FLAT = 1e-8  # second derivative per weight of a row, below which a model counts as having that much
+WORSE = 1.02  # of the loss without features: a start from there on is not taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,61 +86,71 @@ class Pairs:
         self.inverse = [torch.where(models, 0, values) for values in self.inverse]
 
 
+@dataclass(slots=True)
+class Fold:
+    """What is known of the rows of a fold, for the models that learn from it.
+
+    Attributes
+    ----------
+    members : Tensor of shape (b,), int64
+        Their places among the models still at work.
+    margins : Tensor of shape (b, k, n_rows)
+    pull : Tensor of shape (b, k, d + 1)
+        Gradient of the loss over the rows.
+    level : Tensor of shape (b, k), float64
+        Second derivative of the loss by each margin, summed over the rows.
+    """
+
+    members: torch.Tensor
+    margins: torch.Tensor
+    pull: torch.Tensor
+    level: torch.Tensor
+
+    def picked(self, which: torch.Tensor, members: torch.Tensor) -> Fold:
+        """Of some of the members, with new places."""
+        return Fold(members, self.margins[which], self.pull[which], self.level[which])
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run begins, and what of it is known there already: margins per fold, and sums over the loss."""
+    """Where a run begins; with `folds` and `objective`, at most, where all is known already."""
 
     point: torch.Tensor
     pairs: Pairs
-    margins: list[torch.Tensor] | None = None
-    gradient: torch.Tensor | None = None
-    level: torch.Tensor | None = None
+    folds: list[Fold] | None = None
+    objective: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Where the models of a run came out; margins per fold if they were to be kept."""
+    """Where the models of a run came out; all of them as members of each fold, if folds were to be kept."""
 
     point: torch.Tensor
     pairs: Pairs
-    margins: list[torch.Tensor]
+    folds: list[Fold]
     objective: torch.Tensor
     iterations: torch.Tensor
     converged: torch.Tensor
 
-    def by_folds(
-        self,
-        task: Task,
-        rows: Rows,
-        target: torch.Tensor,
-        penalty: torch.Tensor,
-        family: torch.Tensor,
-        keep: torch.Tensor,
-    ) -> Start:
+    def by_folds(self, penalty: torch.Tensor, family: torch.Tensor, keep: torch.Tensor) -> Start:
         """The start of models that leave out folds: where the model with all came out, gradients known by fold.
 
         Parameters
         ----------
-        target, penalty : Tensor of shape (n_families,)
+        penalty : Tensor of shape (n_families,)
         family : Tensor of shape (m,), int64
             Which model of this run each starts from.
         keep : Tensor of shape (m, n_folds), bool
         """
-        shape = (len(family), *self.point.shape[1:])
-        gradient = torch.zeros(shape, dtype=torch.float64, device=rows.device)
-        level = torch.zeros(shape[:2], dtype=torch.float64, device=rows.device)
-        total = torch.zeros(self.point.shape[:2], dtype=torch.float64, device=rows.device)
-        margins = []
-        for fold, segment in enumerate(rows.segments):
-            pull, bend = _derivatives(task, rows, segment, self.margins[fold], target)
-            members = torch.nonzero(keep[:, fold])[:, 0]
-            gradient[members] += pull[family[members]]
-            level[members] += bend[family[members]]
-            total += bend
-            margins.append(self.margins[fold][family[members]])
-        share = level.sum(dim=1) / total.sum(dim=1)[family].clamp_min(torch.finfo(torch.float64).tiny)
-        pairs = self.pairs.picked(family).thinned(share.to(rows.dtype), penalty[family])
-        return Start(self.point[family], pairs, margins, gradient, level)
+        folds = []
+        for fold, kept in zip(self.folds, keep.T, strict=True):
+            members = torch.nonzero(kept)[:, 0]
+            folds.append(fold.picked(family[members], members))
+        level = torch.stack([fold.level.sum(dim=1) for fold in self.folds])
+        total = level.sum(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
+        share = (level[:, family] * keep.T).sum(dim=0) / total[family]
+        pairs = self.pairs.picked(family).thinned(share.to(self.point.dtype), penalty[family])
+        return Start(self.point[family], pairs, folds, self.objective[family])
 
 
 class Run:
@@ -169,36 +181,40 @@ class Run:
     ) -> None:
         self.rows, self.task, self.precondition = rows, task, precondition
         self.target, self.penalty = target, penalty
-        self.members = [torch.nonzero(column)[:, 0] for column in keep.T]
-        m, k = len(target), task.loss.outputs
-        self.id = torch.arange(m, device=rows.device)
+        self.id = torch.arange(len(target), device=rows.device)
         tallies = torch.stack([self._tally(segment) for segment in rows.segments])
         mass = (keep.double()[:, :, None] * tallies[:, target].transpose(0, 1)).sum(dim=1)
-        intercept, self.settled = task.loss.start(mass)
-        cold = torch.zeros(m, k, rows.d + 1, dtype=rows.dtype, device=rows.device)
+        intercept, objective, self.settled = task.loss.start(mass)
+        cold = torch.zeros(*intercept.shape, rows.d + 1, dtype=rows.dtype, device=rows.device)
         cold[..., -1] = intercept
-        self.point, self.pairs, self.margins = cold, Pairs(), self._even(cold)
-        self.bound = self._objective(self.id)
-        if start is not None:
-            self._begin(start, cold)
-        if start is not None and start.gradient is not None and start.level is not None:
-            pull, self.level = start.gradient, start.level
+        self.point, self.pairs, self.bound = cold, Pairs(), objective
+        self.least = (FLAT * mass.sum(dim=1)).clamp_min(torch.finfo(rows.dtype).tiny ** 0.5)
+        if start is None:
+            self._begin(cold, keep)
         else:
-            pull = torch.zeros(cold.shape, dtype=torch.float64, device=rows.device)
-            self.level = torch.zeros(m, k, dtype=torch.float64, device=rows.device)
-            for segment, members, margins in zip(rows.segments, self.members, self.margins, strict=True):
-                first, second = _derivatives(task, rows, segment, margins, target[members])
-                pull[members] += first
-                self.level[members] += second
-        self.pull = pull.to(rows.dtype)
-        self.along = [torch.empty_like(each) for each in self.margins]
+            self.point, self.pairs = start.point, start.pairs
+            if start.folds is None or start.objective is None:
+                found = self._begin(start.point, keep)
+                back = self.settled | (found > WORSE * objective)
+                self.bound = torch.where(back, objective, found)
+            else:
+                self.folds, back = start.folds, self.settled
+                self.bound = start.objective
+            if back.any():
+                self.pairs.forget(back)
+                self.point = torch.where(back[:, None, None], cold, self.point)
+                self._begin(self.point, keep)
+        self._renew()
+        self.along = [torch.empty_like(fold.margins) for fold in self.folds]
         self.factors: torch.Tensor | None = None
 
-    def finish(self, tol: float, max_iter: int, keep_margins: bool) -> End:
+    def finish(self, tol: float, max_iter: int, keep_folds: bool) -> End:
         """Iterate until all models are done, and gather them."""
         m, device = len(self.id), self.rows.device
         point = torch.zeros_like(self.point)
-        margins = [torch.empty_like(each) for each in self.margins] if keep_margins else []
+        everyone = torch.arange(m, device=device)
+        # Where folds are kept, all models learn from all of them.
+        folds = [fold.picked(everyone, everyone) for fold in self.folds] if keep_folds else []
         pairs: list[tuple[torch.Tensor, Pairs]] = []
         objective = torch.zeros(m, dtype=torch.float64, device=device)
         iterations = torch.full((m,), max_iter, device=device)
@@ -206,11 +222,11 @@ class Run:
 
         def leave(done: torch.Tensor, step: int, success: bool) -> None:
             ids = self.id[done]
-            point[ids], objective[ids] = self.point[done], self._objective(done)
+            point[ids], objective[ids] = self.point[done], self.bound[done]
             iterations[ids], converged[ids] = step, success
             pairs.append((ids, self.pairs.picked(done)))
-            for kept, each in zip(margins, self.margins, strict=False):  # where kept, all models learn from all folds
-                kept[ids] = each[done]
+            for kept, fold in zip(folds, self.folds, strict=False):
+                kept.margins[ids], kept.pull[ids], kept.level[ids] = fold.margins[done], fold.pull[done], fold.level[done]
 
         for step in range(max_iter):
             if step in self._renewals(max_iter) and self._own_hessians():
@@ -228,41 +244,49 @@ class Run:
             self._search(gradient, -way)
         else:
             leave(torch.arange(len(self.id), device=device), max_iter, False)
-        return End(point, _gathered(pairs, m), margins, objective, iterations, converged)
+        return End(point, _gathered(pairs, m), folds, objective, iterations, converged)
 
     def _tally(self, segment: slice) -> torch.Tensor:
         loss, weights = self.task.loss, self.task.weights
         parts = [loss.tally(weights[:, block], block) for block in self.rows.blocks(segment, 8)]
         return torch.stack(parts).sum(dim=0)
 
-    def _even(self, point: torch.Tensor) -> list[torch.Tensor]:
-        """Margins where no feature counts."""
-        return [
-            point[members, :, -1:].repeat(1, 1, segment.stop - segment.start)
-            for members, segment in zip(self.members, self.rows.segments, strict=True)
-        ]
+    def _begin(self, point: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """Work out all folds at a point, in one pass; the objective there."""
+        loss, rows, k = self.task.loss, self.rows, point.shape[1]
+        coef = point[..., :-1]
+        total = 0.5 * self.penalty.double() * dot(coef, coef)
+        even = not coef.any()
+        self.folds: list[Fold] = []
+        for segment, kept in zip(rows.segments, keep.T, strict=True):
+            members = torch.nonzero(kept)[:, 0]
+            size, chosen, target = segment.stop - segment.start, point[members], self.target[members]
+            margins = torch.empty(len(members), k, size, dtype=rows.dtype, device=rows.device)
+            pull = torch.zeros(chosen.shape, dtype=torch.float64, device=rows.device)
+            level = torch.zeros(chosen.shape[:2], dtype=torch.float64, device=rows.device)
+            if even:
+                margins.copy_(chosen[:, :, -1:].expand_as(margins))
+            for block, inside in _inside(rows, segment, len(members) * k):
+                features = rows.block(block)
+                if not even:
+                    _product(features, chosen, margins[..., inside])
+                part = margins[..., inside]
+                weight = rows_of(self.task.weights, target, block)
+                residual, bends = loss.derivatives(part, weight, target, block)
+                pull += _pull(residual, features)
+                level += loss.level(bends, weight).sum(dim=2)
+                if not even:
+                    value = loss.value(part, target, block)
+                    total[members] += (weight[:, 0] * value).sum(dim=1, dtype=torch.float64)
+            self.folds.append(Fold(members, margins, pull.to(rows.dtype), level))
+        return total
 
-    def _begin(self, start: Start, cold: torch.Tensor) -> None:
-        """Go to the start; where a model has nothing to learn, or the start is worse than none, stay."""
-        even, bound = self.margins, self.bound
-        self.point, self.pairs = start.point, start.pairs
-        if start.margins is None:
-            self.margins = [torch.empty_like(each) for each in even]
-            for segment, members, out in zip(self.rows.segments, self.members, self.margins, strict=True):
-                for _ in _products(self.rows, segment, self.point[members], out):
-                    pass
-        else:
-            self.margins = start.margins
-        self.bound = self._objective(self.id)
-        back = self.settled | ~(self.bound < bound) if start.gradient is None else self.settled
-        if back.any():
-            self.bound = torch.where(back, bound, self.bound)
-            self.point = torch.where(back[:, None, None], cold, self.point)
-            self.margins = [
-                torch.where(back[members][:, None, None], flat, each)
-                for members, flat, each in zip(self.members, even, self.margins, strict=True)
-            ]
-            self.pairs.forget(back)
+    def _renew(self) -> None:
+        """Gradient of the loss and level of all folds together."""
+        self.pull, self.level = torch.zeros_like(self.point), torch.zeros_like(self.point[..., 0], dtype=torch.float64)
+        for fold in self.folds:
+            self.pull[fold.members] += fold.pull
+            self.level[fold.members] += fold.level
 
     def _renewals(self, max_iter: int) -> range:
         """Iterations before which the models left get Hessians of their own: when these cost no more than was spent."""
@@ -277,12 +301,11 @@ class Run:
             return False
         loss, rows = self.task.loss, self.rows
         hessians = torch.zeros(m, k, width, k, width, dtype=torch.float64, device=rows.device)
-        for fold, segment in enumerate(rows.segments):
-            members, margins = self.members[fold].tolist(), self.margins[fold]
-            target = self.target[self.members[fold]]
+        for fold, segment in zip(self.folds, rows.segments, strict=True):
+            members, target = fold.members.tolist(), self.target[fold.members]
             for block, inside in _inside(rows, segment, len(members) * k):
                 weight = rows_of(self.task.weights, target, block)
-                whole = loss.bends(margins[..., inside], weight, target, block)
+                _, whole = loss.derivatives(fold.margins[..., inside], weight, target, block)
                 ones = torch.nn.functional.pad(rows.block(block), (0, 1), value=1.0)
                 for i in range(k):
                     for j in range(i + 1):
@@ -306,10 +329,9 @@ class Run:
     def _preconditioned(self, gradient: torch.Tensor) -> torch.Tensor:
         if self.factors is not None:
             return torch.cholesky_solve(gradient.flatten(1)[..., None], self.factors).view_as(gradient)
-        level = self.level.to(gradient.dtype)
+        level = self.level.maximum(self.least[:, None]).to(gradient.dtype)
         z = self.precondition(gradient[..., :-1], level, self.penalty)
-        z0 = gradient[..., -1:] / level[..., None].clamp_min(torch.finfo(gradient.dtype).tiny ** 0.5)
-        return torch.cat([z, z0], dim=2)
+        return torch.cat([z, gradient[..., -1:] / level[..., None]], dim=2)
 
     def _inverse(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient times an approximate inverse Hessian: the preconditioner, corrected by the pairs."""
@@ -335,19 +357,16 @@ class Run:
         return self.settled | (decrement <= tol * self.bound)
 
     def _search(self, gradient: torch.Tensor, way: torch.Tensor) -> None:
-        """Move along the directions to where little of the slope is left, and renew what is known there."""
+        """Move along the directions to where no more than `SLOPE_LEFT` of the slope is left, and renew the folds."""
         coef, turn = self.point[..., :-1], way[..., :-1]
         penalty = self.penalty.double()
         ridge, ridge2 = penalty * dot(coef, turn), penalty * dot(turn, turn)
         slope0 = dot(gradient, way)
-        bend = self._look(way) + ridge2
         at, low, high = torch.zeros_like(slope0), torch.zeros_like(slope0), torch.full_like(slope0, torch.inf)
-        move = torch.where(slope0 < 0, -slope0 / bend.clamp_min(1e-300), 0)
         before, last = self.pull, slope0
-        self.pull = torch.zeros_like(before)
-        active = torch.arange(len(at), device=at.device)
-        for _ in range(SEARCHES):
-            slope = self._advance(active, move)
+        active, move = torch.arange(len(at), device=at.device), torch.ones_like(slope0)
+        for attempt in range(SEARCHES):
+            slope = self._advance(active, move, way if not attempt else None)
             at[active] += move
             slope = slope + ridge[active] + at[active] * ridge2[active]
             low[active] = torch.where(slope < 0, at[active], low[active])
@@ -362,80 +381,71 @@ class Run:
             middle = torch.where(hi.isinf(), 4 * here, 0.5 * (lo + hi))
             aim = torch.where((aim > lo) & (aim < torch.minimum(hi, 10 * here)), aim, middle)
             move, last = aim - here, slope
+        self._renew()
         step = at.to(way.dtype)[:, None, None] * way
         self.point = self.point + step
         self.pairs.add(step, self.pull - before + _free(self.penalty[:, None, None] * step))
 
-    def _look(self, way: torch.Tensor) -> torch.Tensor:
-        """Change of all margins along the directions; the bend of the loss there, and its level, which is kept."""
-        loss = self.task.loss
-        total = torch.zeros(len(self.id), dtype=torch.float64, device=way.device)
-        self.level = torch.zeros_like(self.level)
-        for segment, members, margins, along in zip(
-            self.rows.segments, self.members, self.margins, self.along, strict=True
-        ):
-            target = self.target[members]
-            for block, inside in _products(self.rows, segment, way[members], along):
-                weight = rows_of(self.task.weights, target, block)
-                bends = loss.bends(margins[..., inside], weight, target, block)
-                self.level[members] += loss.level(bends, weight).sum(dim=2)
-                total[members] += loss.bend(bends, along[..., inside], weight)
-        return total
+    def _advance(self, active: torch.Tensor, move: torch.Tensor, way: torch.Tensor | None) -> torch.Tensor:
+        """Advance the margins of some models, and renew their gradients by fold; the slope of the loss there.
 
-    def _advance(self, active: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
-        """Advance the margins of some models, and renew their part of `pull`; the slope of the loss there."""
+        With new directions, of all models, the change of the margins along them is worked out in the same pass.
+        """
         k = self.point.shape[1]
-        pace = torch.zeros(len(self.id), dtype=self.rows.dtype, device=move.device)
-        pace[active] = move.to(pace.dtype)
-        chosen = torch.zeros(len(self.id), dtype=torch.bool, device=move.device)
-        chosen[active] = True
-        whole = len(active) == len(self.id)
-        pull = torch.zeros(self.point.shape, dtype=torch.float64, device=move.device)
-        slopes = torch.zeros(len(self.id), dtype=torch.float64, device=move.device)
-        for fold, (segment, members) in enumerate(zip(self.rows.segments, self.members, strict=True)):
-            local = torch.nonzero(chosen[members])[:, 0]
-            models = members[local]
-            if not len(models):
-                continue
-            target, speed = self.target[models], pace[models][:, None, None]
-            for block, inside in _inside(self.rows, segment, len(models) * k):
-                margins, along = self.margins[fold][..., inside], self.along[fold][..., inside]
-                if whole:
-                    margins.addcmul_(along, speed)
+        place = self._places(active)
+        slopes = torch.zeros_like(move)
+        for segment, fold, along in zip(self.rows.segments, self.folds, self.along, strict=True):
+            local = torch.nonzero(place[fold.members] >= 0)[:, 0]
+            models = fold.members[local]
+            into = place[models]
+            target, speed = self.target[models], move[into].to(along.dtype)[:, None, None]
+            pull = torch.zeros(len(local), *self.point.shape[1:], dtype=torch.float64, device=move.device)
+            level = torch.zeros(len(local), k, dtype=torch.float64, device=move.device)
+            chosen = None if way is None else way[models]
+            for block, inside in _inside(self.rows, segment, len(local) * k):
+                features = self.rows.block(block)
+                if chosen is not None:
+                    margins, change = fold.margins[..., inside], along[..., inside]
+                    _product(features, chosen, change)
+                    margins.addcmul_(change, speed)
                 else:
-                    along = along[local]
-                    margins = torch.addcmul(margins[local], along, speed)
-                    self.margins[fold][local, :, inside] = margins
+                    change = along[local, :, inside]
+                    margins = torch.addcmul(fold.margins[local, :, inside], change, speed)
+                    fold.margins[local, :, inside] = margins
                 weight = rows_of(self.task.weights, target, block)
-                residual = self.task.loss.residual(margins, weight, target, block)
-                slopes[models] += (residual * along).sum(dim=(1, 2))
-                pull[models] += _pull(residual, self.rows.block(block))
-        self.pull[active] = pull[active].to(self.pull.dtype)
-        return slopes[active]
+                residual, bends = self.task.loss.derivatives(margins, weight, target, block)
+                level += self.task.loss.level(bends, weight).sum(dim=2)
+                pull += _pull(residual, features)
+                slopes[into] += residual.mul_(change).sum(dim=(1, 2))
+            fold.pull[local], fold.level[local] = pull.to(fold.pull.dtype), level
+        return slopes
 
     def _objective(self, some: torch.Tensor) -> torch.Tensor:
         coef = self.point[some, :, :-1]
         total = 0.5 * self.penalty[some].double() * dot(coef, coef)
-        place = torch.full((len(self.id),), -1, device=some.device)
-        place[some] = torch.arange(len(some), device=some.device)
-        for segment, members, margins in zip(self.rows.segments, self.members, self.margins, strict=True):
-            local = torch.nonzero(place[members] >= 0)[:, 0]
-            target, into = self.target[members[local]], place[members[local]]
+        place = self._places(some)
+        for segment, fold in zip(self.rows.segments, self.folds, strict=True):
+            local = torch.nonzero(place[fold.members] >= 0)[:, 0]
+            target, into = self.target[fold.members[local]], place[fold.members[local]]
             for block, inside in _inside(self.rows, segment, len(local) * self.point.shape[1]):
                 weight = rows_of(self.task.weights, target, block)[:, 0]
-                value = self.task.loss.value(margins[local, :, inside], target, block)
+                value = self.task.loss.value(fold.margins[local, :, inside], target, block)
                 total[into] += (weight * value).sum(dim=1, dtype=torch.float64)
         return total
 
+    def _places(self, some: torch.Tensor) -> torch.Tensor:
+        """Where each model is among some of them; -1 elsewhere."""
+        place = torch.full((len(self.id),), -1, device=some.device)
+        place[some] = torch.arange(len(some), device=some.device)
+        return place
+
     def _keep(self, stay: torch.Tensor) -> None:
-        place = torch.full((len(self.id),), -1, device=stay.device)
-        place[stay] = torch.arange(len(stay), device=stay.device)
-        for fold, members in enumerate(self.members):
-            local = torch.nonzero(place[members] >= 0)[:, 0]
-            self.margins[fold] = self.margins[fold][local]
-            self.along[fold] = self.along[fold][: len(local)]
-            self.members[fold] = place[members[local]]
-        for name in ("id", "target", "penalty", "point", "pull", "level", "settled", "bound"):
+        place = self._places(stay)
+        for number, fold in enumerate(self.folds):
+            local = torch.nonzero(place[fold.members] >= 0)[:, 0]
+            self.folds[number] = fold.picked(local, place[fold.members[local]])
+            self.along[number] = self.along[number][: len(local)]
+        for name in ("id", "target", "penalty", "point", "pull", "level", "settled", "bound", "least"):
             setattr(self, name, getattr(self, name)[stay])
         self.pairs = self.pairs.picked(stay)
         self.factors = None if self.factors is None else self.factors[stay]
@@ -453,19 +463,15 @@ def _free(values: torch.Tensor) -> torch.Tensor:
 
 
 def _inside(rows: Rows, segment: slice, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of a fold, counted over all rows and within the fold."""
-    for block in rows.blocks(segment, columns):
+    """Blocks of a fold, counted over all rows and within the fold; none for no columns."""
+    for block in rows.blocks(segment, columns) if columns else ():
         yield block, slice(block.start - segment.start, block.stop - segment.start)
 
 
-def _products(rows: Rows, segment: slice, coef: torch.Tensor, out: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-    """Margins of a fold by coefficients, (m, k, d + 1), into `out`; yields each block when it is there."""
+def _product(features: torch.Tensor, coef: torch.Tensor, out: torch.Tensor) -> None:
+    """Margins (m, k, r) of rows (r, d) by coefficients (m, k, d + 1)."""
     flat = coef.flatten(0, 1)
-    weights, intercepts, margins = flat[:, :-1].contiguous(), flat[:, -1:], out.flatten(0, 1)
-    for block, inside in _inside(rows, segment, len(flat)):
-        if len(flat):
-            torch.addmm(intercepts, weights, rows.block(block).T, out=margins[:, inside])
-            yield block, inside
+    torch.addmm(flat[:, -1:], flat[:, :-1], features.T, out=out.flatten(0, 1))
 
 
 def _pull(residual: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
@@ -473,24 +479,6 @@ def _pull(residual: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     m, k, _ = residual.shape
     by_features = (residual.flatten(0, 1) @ block).view(m, k, -1)
     return torch.cat([by_features, residual.sum(dim=2, keepdim=True)], dim=2)
-
-
-def _derivatives(
-    task: Task, rows: Rows, segment: slice, margins: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the loss over a fold, (m, k, d + 1), and its bends' level, (m, k), both float64."""
-    m, k, _ = margins.shape
-    pull = torch.zeros(m, k, rows.d + 1, dtype=torch.float64, device=rows.device)
-    level = torch.zeros(m, k, dtype=torch.float64, device=rows.device)
-    if not m:
-        return pull, level
-    for block, inside in _inside(rows, segment, m * k):
-        weight = rows_of(task.weights, target, block)
-        residual = task.loss.residual(margins[..., inside], weight, target, block)
-        pull += _pull(residual, rows.block(block))
-        bends = task.loss.bends(margins[..., inside], weight, target, block)
-        level += task.loss.level(bends, weight).sum(dim=2)
-    return pull, level
 
 
 def _gathered(parts: list[tuple[torch.Tensor, Pairs]], m: int) -> Pairs:

@@ -25,25 +25,19 @@ class Loss(Protocol):
     def tally(self, weights: torch.Tensor, block: slice) -> torch.Tensor:
         """Weight of each side of each target, (n_targets, sides), float64, for weights (n_targets or 1, r)."""
 
-    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Best intercepts without any feature, (m, k), and which models have nothing more to learn, (m,)."""
+    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Best intercepts without any feature, (m, k), the loss there, and which models have nothing to learn, (m,)."""
 
-    def residual(
+    def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
-    ) -> torch.Tensor:
-        """Weighted first derivative by margin, (m, k, r)."""
-
-    def bends(self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
-        """What is kept of the second derivative, (m, k, r)."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted first derivative by margin, and bends, both (m, k, r)."""
 
     def level(self, bends: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Diagonal of the second derivative by margin, (m, k, r)."""
 
     def cross(self, bends: torch.Tensor, weight: torch.Tensor, i: int, j: int) -> torch.Tensor:
         """Second derivative by the margins of outputs i and j, (m, r)."""
-
-    def bend(self, bends: torch.Tensor, along: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Second derivative along a direction of the margins, summed over rows, (m,)."""
 
     def value(self, margins: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
         """Loss per row without its weight, (m, r)."""
@@ -81,33 +75,26 @@ class _Signed:
     def cross(self, bends: torch.Tensor, weight: torch.Tensor, i: int, j: int) -> torch.Tensor:
         return bends[:, 0]
 
-    def bend(self, bends: torch.Tensor, along: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return (bends * along).mul_(along).sum(dim=(1, 2)).double()
-
 
 class Logistic(_Signed):
     """log(1 + exp(-target × margin))."""
 
-    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         negative, positive = mass[:, 0], mass[:, 1]
         least = (1e-6 * (positive + negative)).clamp_min(torch.finfo(torch.float64).tiny)
         # With one side only the best intercept is infinite.
         one_side = (positive <= 0) | (negative <= 0)
-        return (positive.maximum(least) / negative.maximum(least)).log()[:, None], one_side
+        at = (positive.maximum(least) / negative.maximum(least)).log()
+        return at[:, None], positive * softplus(-at) + negative * softplus(at), one_side
 
-    def _wrong(self, margins: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
-        # The chance of being wrong keeps its relative precision where it is tiny; 1 - chance of being right would not.
-        return torch.mul(margins, -sign).sigmoid_()
-
-    def residual(
+    def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
-    ) -> torch.Tensor:
-        sign = self._signs(target, block)
-        return self._wrong(margins, sign).mul_(-sign * weight)
-
-    def bends(self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
-        wrong = self._wrong(margins, self._signs(target, block))
-        return torch.addcmul(wrong, wrong, wrong, value=-1).mul_(weight)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        against = -self._signs(target, block)
+        # The chance of being wrong keeps its relative precision where it is tiny; 1 - chance of being right would not.
+        wrong = torch.mul(margins, against).sigmoid_()
+        bends = torch.addcmul(wrong, wrong, wrong, value=-1).mul_(weight)
+        return wrong.mul_(against * weight), bends
 
     def value(self, margins: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
         return softplus((margins * -self._signs(target, block))[:, 0])
@@ -116,19 +103,20 @@ class Logistic(_Signed):
 class SquaredHinge(_Signed):
     """max(0, 1 - target × margin)²."""
 
-    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         negative, positive = mass[:, 0], mass[:, 1]
         total = (positive + negative).clamp_min(torch.finfo(torch.float64).tiny)
-        return ((positive - negative) / total)[:, None], (positive <= 0) | (negative <= 0)
+        at = (positive - negative) / total
+        loss = positive * (1 - at) ** 2 + negative * (1 + at) ** 2
+        return at[:, None], loss, (positive <= 0) | (negative <= 0)
 
-    def residual(
+    def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         sign = self._signs(target, block)
-        return (1 - margins * sign).clamp_min_(0).mul_(-2 * weight * sign)
-
-    def bends(self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
-        return (margins * self._signs(target, block) < 1) * (2 * weight)
+        short = (1 - margins * sign).clamp_min_(0)
+        bends = (short > 0) * (2 * weight)
+        return short.mul_(-2 * weight * sign), bends
 
     def value(self, margins: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
         return (1 - (margins * self._signs(target, block))[:, 0]).clamp_min(0) ** 2
@@ -156,17 +144,16 @@ class Softmax:
     def tally(self, weights: torch.Tensor, block: slice) -> torch.Tensor:
         return weights.double() @ self._hot(block).double().T
 
-    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def start(self, mass: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logs = mass.maximum(1e-6 * mass.sum(dim=1, keepdim=True)).log()
-        return logs - logs.mean(dim=1, keepdim=True), torch.zeros(len(mass), dtype=torch.bool, device=mass.device)
+        loss = (mass * (logs.logsumexp(dim=1, keepdim=True) - logs)).sum(dim=1)
+        return logs - logs.mean(dim=1, keepdim=True), loss, torch.zeros_like(loss, dtype=torch.bool)
 
-    def residual(
+    def derivatives(
         self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice
-    ) -> torch.Tensor:
-        return margins.softmax(dim=1).sub_(self._hot(block)).mul_(weight)
-
-    def bends(self, margins: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
-        return margins.softmax(dim=1).mul_(weight)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        share = margins.softmax(dim=1)
+        return (share - self._hot(block)).mul_(weight), share.mul_(weight)
 
     def level(self, bends: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.addcmul(bends, bends, bends * _inverse(weight), value=-1)
@@ -174,12 +161,6 @@ class Softmax:
     def cross(self, bends: torch.Tensor, weight: torch.Tensor, i: int, j: int) -> torch.Tensor:
         both = bends[:, i] * bends[:, j] * _inverse(weight)[:, 0]
         return bends[:, i] - both if i == j else -both
-
-    def bend(self, bends: torch.Tensor, along: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        first = bends * along
-        mean = first.sum(dim=1)
-        spread = first.mul_(along).sum(dim=1) - mean * mean * _inverse(weight)[:, 0]
-        return spread.double().sum(dim=1)
 
     def value(self, margins: torch.Tensor, target: torch.Tensor, block: slice) -> torch.Tensor:
         picked = margins.gather(1, self._classes[block].expand(len(margins), 1, -1))[:, 0]

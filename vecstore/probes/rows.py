@@ -14,7 +14,8 @@ from vecstore.records import DoubleArray, IntArray
 
 DENSE = 1 << 29  # bytes up to which rows are kept ready in memory; beyond, each block is made anew from the rows given
 DENSE_SHARE = 0.4  # of a card's free memory, the same
-CACHED = 1 << 16  # margins worked on at a time by a thread: what fits a core's second-level cache in float32
+MARGINS = 1 << 16  # worked on at a time by a thread: what fits a core's second-level cache in float32
+FEATURES = 1 << 20  # the same of features, which are read twice: what fits its share of the third level
 ON_CARD = 1 << 25  # the same on a card, where starting a kernel is what costs
 
 
@@ -107,8 +108,10 @@ class Rows:
 
     def blocks(self, segment: slice, columns: int) -> Iterator[slice]:
         """Blocks of a fold, for that many margins per row."""
-        room = CACHED * torch.get_num_threads() if self.device.type == "cpu" else ON_CARD
-        return cut(segment, max(256, room // max(1, columns)))
+        if self.device.type != "cpu":
+            return cut(segment, max(256, ON_CARD // columns))
+        threads = torch.get_num_threads()
+        return cut(segment, max(256, min(MARGINS // columns, FEATURES // self.d) * threads))
 
     def _made(self, rows: torch.Tensor) -> torch.Tensor:
         part = self._given.index_select(0, rows).to(self._exact)

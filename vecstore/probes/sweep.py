@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vecstore.errors import DataError
 from vecstore.probes.descent import End, Preconditioner, Run, Start, Task
 from vecstore.probes.losses import LOSSES
 from vecstore.probes.rows import Rows, cut
@@ -35,12 +36,14 @@ from vecstore.records import BoolArray, DoubleArray, IntArray
 
 LossName = Literal["logistic", "softmax", "squared_hinge"]
 
+PAYS = 1 << 24  # values of a feature matrix from which a card is faster, its start and the way there included
 SMALL = 1 << 18  # values of a feature matrix up to which float64 costs nothing worth saving
 WIDE_RANGE = 1e4  # ratio of feature scales beyond which float32 products lose the small ones
 LARGEST_EIGEN = 4096  # features beyond which an eigendecomposition costs more than the iterations it saves
 SAMPLED = 16  # rows per feature in the sample for the Gram matrix and the first guess
-LEAST_SAMPLE = 1 << 14
-GUESSED = 1e-4  # decrement against objective at which the first guess, on the sample, is left
+LEAST_SAMPLE = 1 << 13
+GUESSED, GUESSES = 1e-3, 20  # decrement against objective, or iterations, at which the first guess is left
+NEARLY = 1e-3  # the same for the models with all rows, before those of the folds start from them
 STORED = 1 << 29  # bytes of margins at a time; more models are solved one part after another
 
 
@@ -140,7 +143,7 @@ class Sweep:
             C, as in scikit-learn; positive.
         loss : {"logistic", "softmax", "squared_hinge"}
         tol : float
-            Newton decrement against objective at which a model is done; by default 3e-8 in float32, and so far in
+            Newton decrement against objective at which a model is done; by default 1e-7 in float32, and so far in
             float64 that predictions agree to about eight digits.
         max_iter : int
             Iterations after which the rest is returned with `converged` false.
@@ -151,7 +154,7 @@ class Sweep:
         """
         rows = self._rows
         if tol is None:
-            tol = 1e-16 if rows.dtype == torch.float64 else 3e-8
+            tol = 1e-16 if rows.dtype == torch.float64 else 1e-7
         with torch.no_grad(), _full_precision():
             task = Task(
                 LOSSES[loss](torch.from_numpy(targets[:, self._order]).to(self._device), rows.dtype),
@@ -186,23 +189,21 @@ class Sweep:
         start: Start | None = None
         if self._sampled:
             guess = Run(sample.rows, sample.task(task), sample.precondition, target, penalty, whole[:, :1], None)
-            guessed = guess.finish(GUESSED, 20, keep_margins=False)
+            guessed = guess.finish(GUESSED, GUESSES, keep_folds=False)
             start = Start(guessed.point, guessed.pairs)
         run = Run(rows, task, sample.precondition, target, penalty, whole, start)
-        full = run.finish(tol, max_iter, keep_margins=True)
-        masks = np.flatnonzero(left_out.any(axis=1))
-        for mask in np.flatnonzero(~left_out.any(axis=1)):
-            found.put(np.full(len(families), mask), families, full)
-        if not len(masks):
-            return
-        family = torch.arange(len(families)).repeat(len(masks)).to(self._device)
-        keep = torch.from_numpy(~left_out[masks]).repeat_interleave(len(families), dim=0).to(self._device)
-        start = full.by_folds(task, rows, target, penalty, family, keep)
-        run = Run(rows, task, sample.precondition, target[family], penalty[family], keep, start)
-        del full, start
-        folds = run.finish(tol, max_iter, keep_margins=False)
-        found.put(np.repeat(masks, len(families)), np.tile(families, (len(masks), 1)), folds)
-        found.hold_out(rows, folds.point, np.repeat(masks, len(families)), np.tile(families, (len(masks), 1)))
+        full = run.finish(max(NEARLY, tol), max_iter, keep_folds=True)
+        masks = np.repeat(np.arange(len(left_out)), len(families))
+        families = np.tile(families, (len(left_out), 1))
+        family = torch.arange(len(penalty), device=self._device).repeat(len(left_out))
+        keep = torch.from_numpy(~left_out[masks]).to(self._device)
+        start = full.by_folds(penalty, family, keep)
+        del run, full
+        end = Run(rows, task, sample.precondition, target[family], penalty[family], keep, start).finish(
+            tol, max_iter, keep_folds=False
+        )
+        found.put(masks, families, end)
+        found.hold_out(rows, end.point, masks, families)
 
     def _sample(self, weights: torch.Tensor) -> _Sample:
         mean = weights.double().mean(dim=0)
@@ -311,6 +312,27 @@ class _Found:
             self._iterations,
             self._converged,
         )
+
+
+def device_for(wanted: str, size: int) -> str:
+    """The device that `wanted` means for that many values.
+
+    Raises
+    ------
+    DataError
+        No such device here.
+    """
+    if wanted == "auto":
+        return "cuda" if size >= PAYS and torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(
+            f"device={wanted!r}: {str(error).splitlines()[0].rstrip('.')}",
+            expected="'auto', 'cpu', or a card that torch sees",
+            do="pass device='cpu'",
+        ) from error
+    return wanted
 
 
 def _wide(X: npt.NDArray[Any], spread: DoubleArray) -> bool:
