@@ -323,6 +323,7 @@ class Run:
         slack = 10 * torch.finfo(rows.dtype).eps * diagonal.amax(dim=1, keepdim=True)
         diagonal += slack.clamp_min(torch.finfo(rows.dtype).tiny)
         diagonal.view(m, k, width)[..., :-1].add_(self.penalty.double()[:, None, None])
+        diagonal.view(m, k, width)[..., -1].add_(self.least[:, None])
         self.factors = torch.linalg.cholesky_ex(flat)[0].to(rows.dtype)
         return True
 
