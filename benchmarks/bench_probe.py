@@ -24,9 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-THREADS = os.environ.setdefault("OMP_NUM_THREADS", "1")
-for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,8 @@ from sklearn.metrics import roc_auc_score
 from vecstore.probes import LogisticProbe
 from vecstore.records import DoubleArray, FloatArray, IntArray
 
-torch.set_num_threads(int(THREADS))
+THREADS = int(os.environ["OMP_NUM_THREADS"])
+torch.set_num_threads(THREADS)
 STRENGTHS = np.logspace(-4, 4, 10)
 FOLDS = 5
 PARTS = ("binary", "multinomial", "multilabel", "threads", "scaling", "gpu", "cli")
@@ -64,11 +65,14 @@ def labels(X: npt.NDArray[Any], outputs: int, several: bool = False, seed: int =
     way = rng.standard_normal((X.shape[1], 1 if outputs == 2 else outputs)).astype(np.float32)
     scores = np.concatenate([X[i : i + 8192].astype(np.float32) @ way for i in range(0, len(X), 8192)])
     scores = 2 * (scores - scores.mean(axis=0)) / scores.std(axis=0)
+    found: IntArray
     if several:
-        return (scores + rng.logistic(size=scores.shape) > np.linspace(0, 4, outputs)).astype(np.int64)
-    if outputs == 2:
-        return (scores[:, 0] + rng.logistic(size=len(X)) > 0.5).astype(np.int64)
-    return (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
+        found = (scores + rng.logistic(size=scores.shape) > np.linspace(0, 4, outputs)).astype(np.int64)
+    elif outputs == 2:
+        found = (scores[:, 0] + rng.logistic(size=len(X)) > 0.5).astype(np.int64)
+    else:
+        found = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
+    return found
 
 
 class Reference:
@@ -120,7 +124,7 @@ class Reference:
         return found
 
     def _with(self, residual: DoubleArray) -> DoubleArray:
-        return np.c_[residual.T @ self.X, residual.sum(axis=0)]
+        return np.asarray(np.c_[residual.T @ self.X, residual.sum(axis=0)])
 
     def _solved(self, chances: DoubleArray, gradient: DoubleArray, C: float) -> DoubleArray:
         """Hessian⁻¹ gradient by preconditioned conjugate gradients."""
@@ -130,11 +134,11 @@ class Reference:
             along = self.X @ way[:, :-1].T + way[:, -1]
             bent = chances * along
             bent -= chances * bent.sum(axis=1, keepdims=True) if self.softmax else chances * bent
-            return self._with(bent) + np.c_[way[:, :-1] / C, np.zeros(len(way))]
+            return np.asarray(self._with(bent) + np.c_[way[:, :-1] / C, np.zeros(len(way))])
 
         def near(of: DoubleArray) -> DoubleArray:
             inside = (of[:, :-1] @ self.basis) / (level * self.values + 1 / C)
-            return np.c_[inside @ self.basis.T, of[:, -1:] / (level * len(self.X))]
+            return np.asarray(np.c_[inside @ self.basis.T, of[:, -1:] / (level * len(self.X))])
 
         step, left = np.zeros_like(gradient), gradient.copy()
         z = near(left)
@@ -190,8 +194,8 @@ def worst_gap(
         for strength in strengths:
             C = float(STRENGTHS[strength])
             found = [model(fold, strength) for model in models]
-            each = [None if one is None else reference.objective(*one, C) for one in found]
-            best = reference.best(*found[0], C)
+            each = [None if one is None else reference.objective(one[0], one[1], C) for one in found]
+            best = reference.best(found[0][0], found[0][1], C)
             worst = [w if o is None else max(w, (o - best) / best) for w, o in zip(worst, each, strict=True)]
     return worst
 
@@ -261,7 +265,7 @@ def binary(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
     peers |= torch_lbfgs(centered[train], y[train], reference, polished)
     ours = times["LogisticProbe.fit, all in"]["cpu_s"]
     return {
-        "what": f"binary, {n} x {d}, {FOLDS} folds x {len(STRENGTHS)} strengths and the refit; CPU-seconds of one thread",
+        "what": f"binary, {n} x {d}, {FOLDS} folds x {len(STRENGTHS)} strengths, refit; CPU-seconds of one thread",
         "ours": times,
         "largest_gap": float(f"{gaps[0]:.2g}"),
         "best_auc": round(float(probe.cv_auc_.max()), 6),
@@ -325,9 +329,7 @@ def multinomial(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]
     checked = (2, 5, 8) if not quick else (5,)
     many = min(FOLDS, -(-peer_models // len(STRENGTHS)))
     peers: dict[str, Any] = {}
-    mine = worst_gap(
-        centered, y, folds, checked, 1, lambda f, s: (found.coef[f + 1, s], found.intercept[f + 1, s])
-    )[0]
+    mine = worst_gap(centered, y, folds, checked, 1, lambda f, s: (found.coef[f + 1, s], found.intercept[f + 1, s]))[0]
     for tol in (1e-4, 1e-6, 1e-8):
         cost, peer = cpu_s(lambda t=tol: path(centered, y, splits(folds, many), "lbfgs", t, 5000))  # type: ignore[misc]
         coefs = np.stack([peer.coefs_paths_[key] for key in sorted(peer.coefs_paths_)], axis=2)
@@ -395,9 +397,7 @@ def multilabel(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
 
 def threads(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
     """Wall seconds by threads, each in a process of its own."""
-    walls = {
-        count: min(_child(n, d, "float32", count)["wall_s"] for _ in range(1 if quick else 3)) for count in (1, 2)
-    }
+    walls = {count: min(_child(n, d, "float32", count)["wall_s"] for _ in range(1 if quick else 3)) for count in (1, 2)}
     return {
         "what": f"LogisticProbe.fit, binary, {n} x {d}; wall seconds, the best of {1 if quick else 3}",
         "wall_s": walls,
@@ -408,7 +408,7 @@ def threads(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
 def scaling(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
     """Time and peak memory by number of rows, float16, each in a process of its own."""
     sizes = (2_000, 4_000) if quick else (10_000, 30_000, 100_000, 300_000, 1_000_000)
-    runs = {size: _child(size, d, "float16", int(THREADS)) for size in sizes}
+    runs = {size: _child(size, d, "float16", THREADS) for size in sizes}
     first, last = runs[sizes[-2]], runs[sizes[-1]]
     return {
         "what": f"LogisticProbe.fit, binary, n x {d} in float16, {FOLDS} folds x {len(STRENGTHS)} strengths",
@@ -484,7 +484,7 @@ def gpu(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
         found = sweep.solve(y[None].astype(np.float32), np.ones((1, n)), left_out, STRENGTHS)
         torch.cuda.synchronize()
         runs.append({"ready_s": round(ready - start, 3), "solve_s": round(time.perf_counter() - ready, 3)})
-        columns = int((found.iterations[0].sum() + (FOLDS - 1) / FOLDS * found.iterations[1:].sum()))
+        columns = int(found.iterations[0].sum() + (FOLDS - 1) / FOLDS * found.iterations[1:].sum())
         del sweep
     solve = min(run["solve_s"] for run in runs)
     rate = columns * 4.0 * n * d / solve / 1e12

@@ -180,6 +180,7 @@ class Run:
         start: Start | None,
     ) -> None:
         self.rows, self.task, self.precondition = rows, task, precondition
+        self.folds: list[Fold] = []
         self.target, self.penalty = target, penalty
         self.id = torch.arange(len(target), device=rows.device)
         tallies = torch.stack([self._tally(segment) for segment in rows.segments])
@@ -226,7 +227,11 @@ class Run:
             iterations[ids], converged[ids] = step, success
             pairs.append((ids, self.pairs.picked(done)))
             for kept, fold in zip(folds, self.folds, strict=False):
-                kept.margins[ids], kept.pull[ids], kept.level[ids] = fold.margins[done], fold.pull[done], fold.level[done]
+                kept.margins[ids], kept.pull[ids], kept.level[ids] = (
+                    fold.margins[done],
+                    fold.pull[done],
+                    fold.level[done],
+                )
 
         for step in range(max_iter):
             if step in self._renewals(max_iter) and self._own_hessians():
@@ -257,7 +262,7 @@ class Run:
         coef = point[..., :-1]
         total = 0.5 * self.penalty.double() * dot(coef, coef)
         even = not coef.any()
-        self.folds: list[Fold] = []
+        self.folds = []
         for segment, kept in zip(rows.segments, keep.T, strict=True):
             members = torch.nonzero(kept)[:, 0]
             size, chosen, target = segment.stop - segment.start, point[members], self.target[members]

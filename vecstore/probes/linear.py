@@ -158,9 +158,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise DataError(f"strengths={self.strengths!r}", expected="positive numbers", do="pass C values as a list")
         return values
 
-    def _chances(
-        self, margins: DoubleArray, rows: IntArray, data: Training, by_class: DoubleArray
-    ) -> DoubleArray:
+    def _chances(self, margins: DoubleArray, rows: IntArray, data: Training, by_class: DoubleArray) -> DoubleArray:
         """Out-of-fold probabilities as `oof_` would have them, (n_rows, n_classes)."""
         slope, offset = self._calibration(margins, rows, data, by_class)
         self.kind_ = data.kind
@@ -266,8 +264,9 @@ class _Fitted:
             return np.concatenate([getattr(self, name), getattr(other, name)], axis=1)[:, order]
 
         held_out = {key: np.concatenate([one, other.held_out[key]])[order] for key, one in self.held_out.items()}
-        first, last = (both(name) for name in ("coef", "intercept")), (both(name) for name in ("iterations", "converged"))
-        return _Fitted(strengths[order], *first, held_out, *last)
+        return _Fitted(
+            strengths[order], both("coef"), both("intercept"), held_out, both("iterations"), both("converged")
+        )
 
 
 class _Judge:
@@ -292,7 +291,7 @@ class _Judge:
         near = np.flatnonzero(scores >= np.nanmax(scores) - NEARLY_BEST)
         if self._scoring == "log_loss" or len(near) == 1:
             return int(np.nanargmax(scores))
-        return int(near[np.argmax([self._score(fitted, at, pairs, "log_loss") for at in near])])
+        return int(near[np.argmax([self._score(fitted, at, pairs, "log_loss") for at in near.tolist()])])
 
     def _score(self, fitted: _Fitted, at: int, pairs: list[tuple[int, int]], scoring: str | None) -> float:
         scoring = scoring or self._scoring
@@ -365,13 +364,13 @@ def _solved(
 
 def _moments(X: npt.NDArray[Any], weights: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
     """Weighted mean and standard deviation of each column, in one pass over rows moved near zero."""
-    kind = np.float64 if X.dtype == np.float64 else np.float32
-    near = X[: min(len(X), 4096)].mean(axis=0, dtype=np.float64).astype(kind)
+    kind: Any = np.float64 if X.dtype == np.float64 else np.float32
+    near: npt.NDArray[Any] = X[: min(len(X), 4096)].mean(axis=0, dtype=np.float64).astype(kind)
     first, second = np.zeros(X.shape[1]), np.zeros(X.shape[1])
     for start in range(0, len(X), 4096):
-        part = X[start : start + 4096].astype(kind)
+        part: npt.NDArray[Any] = X[start : start + 4096].astype(kind)
         part -= near
-        count = weights[start : start + 4096].astype(kind)
+        count: npt.NDArray[Any] = weights[start : start + 4096].astype(kind)
         first += count @ part
         np.multiply(part, part, out=part)
         second += count @ part

@@ -143,9 +143,9 @@ class Sweep:
             C, as in scikit-learn; positive.
         loss : {"logistic", "softmax", "squared_hinge"}
         tol : float
-            Newton decrement against objective at which a model is done; by default 1e-7 in float32 (2e-8 for the softmax, whose outputs the preconditioner
-            takes for independent), and so far in
-            float64 that predictions agree to about eight digits.
+            Newton decrement against objective at which a model is done; by default 1e-7 in float32 (2e-8 for the
+            softmax, whose outputs the preconditioner takes for independent), and so far in float64 that predictions
+            agree to about eight digits.
         max_iter : int
             Iterations after which the rest is returned with `converged` false.
 
