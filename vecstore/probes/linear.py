@@ -346,7 +346,7 @@ def _log_loss(data: Training, truth: DoubleArray, chances: DoubleArray, rows: In
 def _solved(
     sweep: Any, rule: Any, data: Training, plan: _Plan, by_class: DoubleArray, strengths: DoubleArray
 ) -> _Fitted:
-    truth = data.truth() if rule != "softmax" else data.y[None, :].astype(np.float32)
+    truth: npt.NDArray[Any] = data.truth() if rule != "softmax" else data.y[None, :].astype(np.float32)
     weights = by_class * data.weights
     if data.kind == "multi-label" and np.isnan(truth).any():
         weights = weights * ~np.isnan(truth)

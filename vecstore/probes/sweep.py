@@ -43,7 +43,7 @@ LARGEST_EIGEN = 4096  # features beyond which an eigendecomposition costs more t
 SAMPLED = 16  # rows per feature in the sample for the Gram matrix and the first guess
 LEAST_SAMPLE = 1 << 13
 GUESSED, GUESSES = 1e-3, 20  # decrement against objective, or iterations, at which the first guess is left
-NEARLY = 1e-3  # the same for the models with all rows, before those of the folds start from them
+NEARLY = 1e-2  # the same for the models with all rows, before those of the folds start from them
 STORED = 1 << 29  # bytes of margins at a time; more models are solved one part after another
 
 
