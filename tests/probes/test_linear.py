@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, roc_auc_score
 
 from vecstore.errors import DataError
 from vecstore.probes import LogisticProbe, SVMProbe
@@ -123,6 +123,85 @@ def test_strengths_are_added_where_the_best_is_at_an_edge() -> None:
     assert len(LogisticProbe(scale="none", strengths=[1, 2, 3]).fit(X, y).strengths_) == 3
 
 
+def test_where_nothing_more_is_found_beyond_the_strengths_given_the_probe_says_so(cases: Cases) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3)) * [1, 1, 3e-3]
+    y = (X[:, 2] > 0).astype(int)
+    assert LogisticProbe(scale="none", strengths=[0.1, 1, 10]).fit(X, y).edge_ == "high"
+    X[:, :2] = rng.normal(size=(400, 2)) * 30
+    X[:, 2] = (y - 0.5) + rng.normal(size=400)
+    few = LogisticProbe(scale="none", strengths=[1e-9, 1e-2]).fit(X, y)
+    assert few.edge_ == "high" and few.C_ == 1e-2
+    plenty, classes, _ = cases()
+    assert LogisticProbe(strengths=[1.0]).fit(plenty, classes).edge_ == ""
+    assert LogisticProbe().fit(plenty, classes).edge_ == ""
+
+
+def test_strengths_that_rank_alike_are_told_apart_by_log_loss() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    X = rng.normal(size=(200, 5)) + 20 * y[:, None]
+    probe = LogisticProbe(strengths=[1e-3, 1e-1, 10.0]).fit(X, y)
+    assert (probe.cv_auc_ == 1).all()
+    by_loss = LogisticProbe(strengths=[1e-3, 1e-1, 10.0], scoring="log_loss").fit(X, y)
+    assert probe.C_ == by_loss.C_ == 10.0
+    assert probe.edge_ == ""  # more strength gains nothing by the metric asked for
+
+
+@pytest.mark.parametrize("probe", [LogisticProbe, SVMProbe])
+@pytest.mark.parametrize("scoring", ["log_loss", "accuracy", "balanced_accuracy"])
+@pytest.mark.parametrize("kind", ["binary", "multi-class", "multi-label"])
+def test_the_strength_is_chosen_by_the_score_asked_for(probe: Any, scoring: str, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(240, 6))
+    noisy = X[:, :3] + rng.normal(size=(240, 3))
+    y: Any = {"binary": noisy[:, 0] > 0.8, "multi-class": noisy.argmax(axis=1), "multi-label": (noisy > 0.5) * 1.0}[
+        kind
+    ]
+    if kind == "multi-label":
+        y[:20, 0] = np.nan
+    weights = rng.exponential(size=240)
+    fit = probe(scoring=scoring, strengths=[1e-4, 1e-2, 1.0], folds=3).fit(X, y, sample_weight=weights)
+    at = int(np.flatnonzero(fit.strengths_ == fit.C_)[0])
+    assert fit.cv_scores_[at] >= fit.cv_scores_.max() - 1e-4
+    expected = []
+    for fold in range(3):
+        rows = fit.folds_ == fold
+        chances, w = fit.oof_[rows], weights[rows]
+        columns = range(3) if kind == "multi-label" else [None]
+        each = []
+        for column in columns:
+            truth = y[rows] if column is None else y[rows, column]
+            known = ~np.isnan(truth.astype(float))
+            guess = chances.argmax(axis=1) if column is None else (chances[:, column] > 0.5) * 1.0
+            rule = accuracy_score if scoring == "accuracy" else balanced_accuracy_score
+            each.append(rule(truth[known], guess[known], sample_weight=w[known]))
+        expected.append(np.mean(each))
+    if scoring != "log_loss" and probe is LogisticProbe:
+        assert fit.cv_scores_[at] == pytest.approx(np.mean(expected), abs=1e-9)
+    if scoring == "log_loss" and kind != "multi-label":
+        assert -fit.cv_scores_[at] == pytest.approx(log_loss(y, fit.oof_, sample_weight=weights), rel=1e-6)
+
+
+@pytest.mark.parametrize("probe", [LogisticProbe, SVMProbe])
+def test_float16_vectors_are_taken_as_they_are(probe: Any, cases: Cases) -> None:
+    X, y, groups = cases(3000, 100)
+    halves = X.astype(np.float16)
+    wide = probe(strengths=[0.1, 1.0]).fit(halves.astype(np.float32), y, groups=groups)
+    narrow = probe(strengths=[0.1, 1.0]).fit(halves, y, groups=groups)
+    np.testing.assert_allclose(narrow.predict_proba(halves), wide.predict_proba(halves.astype(np.float32)), atol=1e-4)
+    assert narrow.C_ == wide.C_ and narrow.device_ == "cpu"
+    halves[7, 3] = np.nan
+    with pytest.raises(DataError, match="contains NaN"):
+        probe().fit(halves, y)
+
+
+def test_parameters_are_spelled_out() -> None:
+    shared = {"strengths", "folds", "class_weight", "scale", "seed", "nested", "scoring", "device"}
+    assert set(SVMProbe().get_params()) == shared
+    assert set(LogisticProbe().get_params()) == shared | {"several"}
+
+
 def test_svm_margins_and_probabilities_agree_and_are_calibrated(cases: Cases) -> None:
     X, y, groups = cases(1000, d=4)
     probe = SVMProbe().fit(X, y, groups=groups)
@@ -141,6 +220,8 @@ def test_svm_margins_and_probabilities_agree_and_are_calibrated(cases: Cases) ->
         ({"strengths": [0.0, 1.0]}, "expected positive numbers"),
         ({"strengths": []}, "expected positive numbers"),
         ({"scale": "minmax"}, "expected 'standard' or 'none'"),
+        ({"scoring": "f1"}, "scoring='f1'; expected 'auc', 'log_loss', 'accuracy' or 'balanced_accuracy'"),
+        ({"device": "abacus"}, "device='abacus'"),
         ({"class_weight": "heavy"}, "expected None, 'balanced'"),
         ({"class_weight": {5: 1.0}}, "class_weight names 5, which is no class"),
         ({"folds": 1}, "expected at least 2"),

@@ -24,7 +24,7 @@ class Training:
 
     Attributes
     ----------
-    X : ndarray of shape (n, d), float32 or float64
+    X : ndarray of shape (n, d), float16, float32 or float64
     y : ndarray of shape (n,), int64, or (n, n_labels), float64
         Index into `classes`; several labels: 0, 1 or NaN for unknown.
     classes : ndarray of shape (n_classes,)
@@ -70,26 +70,30 @@ def training(
     groups: npt.ArrayLike | None,
     n_folds: int,
     seed: int,
+    halves: bool = False,
 ) -> Training:
     """Check what `fit` was given, and deal rows into folds.
 
     Without groups, each row is its own, but equal vectors are one group: the same picture twice teaches nothing
     about new ones. If then no two folds have all classes, each row is its own after all.
 
+    With `halves`, vectors in float16 stay so; without, they become float64, as integers do.
+
     Raises
     ------
     DataError
         See `LogisticProbe.fit`.
     """
+    kinds = [np.float64, np.float32, np.float16] if halves else [np.float64, np.float32]
     with data_errors():
         shape = np.asarray(y).shape
         if len(shape) == 2 and shape[1] > 1:
-            vectors = validate_data(estimator, X, dtype=[np.float64, np.float32])
+            vectors = validate_data(estimator, X, dtype=kinds)
             target: npt.NDArray[Any] = indicator(y, len(vectors))
             classes = np.arange(target.shape[1])
             kind: TaskKind = "multi-label"
         else:
-            vectors, labels = validate_data(estimator, X, y, dtype=[np.float64, np.float32])
+            vectors, labels = validate_data(estimator, X, y, dtype=kinds)
             check_classification_targets(labels)
             classes, target = np.unique(labels, return_inverse=True)
             kind = "binary" if len(classes) == 2 else "multi-class"

@@ -1,4 +1,4 @@
-"""Logistic regression over embedding vectors, its strength chosen by cross-validated AUC."""
+"""Logistic regression over embedding vectors, its strength chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ class LogisticProbe(LinearProbe):
     nested : bool
         Whether the strength is chosen anew for each fold without that fold, so that `oof_` is honest about the
         choice too. Costs about twice as much.
+    scoring : {"auc", "log_loss", "accuracy", "balanced_accuracy"}
+        What the strength is chosen by, on folds left out. Strengths within 1e-4 of the best are told apart by
+        their log-loss.
+    device : str
+        Where to solve: "auto" (a CUDA card if there is one and the matrix is large enough to pay, else the
+        processor), "cpu", "cuda", or as torch names it.
 
     Attributes
     ----------
@@ -47,7 +53,11 @@ class LogisticProbe(LinearProbe):
     coef_ : ndarray of shape (1 or n_classes, d), float64
     intercept_ : ndarray of shape (1 or n_classes,), float64
     C_ : float
-        The strength chosen: the middle one of those within 1e-4 of the best mean AUC.
+        The strength chosen.
+    edge_ : {"", "low", "high"}
+        Whether scores still rise towards one end of the strengths tried, so that the best may lie beyond.
+    cv_scores_ : ndarray of shape (n_strengths,), float64
+        Mean over folds of the score on the fold left out; log-loss is negative here, so that more is better.
     strengths_, cv_auc_ : ndarray of shape (n_strengths,), float64
         Values of C tried, ascending, and the mean over folds of the AUC on the fold left out (several classes:
         one-vs-rest, mean over those present in the fold).
@@ -59,6 +69,8 @@ class LogisticProbe(LinearProbe):
         Iterations of the slowest model.
     converged_ : bool
         Whether the models of the strength chosen reached their tolerance.
+    device_ : str
+        Where it was solved.
 
     Examples
     --------
@@ -79,9 +91,18 @@ class LogisticProbe(LinearProbe):
         seed: int = 0,
         nested: bool = False,
         several: str = "multinomial",
+        scoring: str = "auc",
+        device: str = "auto",
     ) -> None:
-        super().__init__(strengths, folds, class_weight, scale, seed, nested)
+        self.strengths = strengths
+        self.folds = folds
+        self.class_weight = class_weight
+        self.scale = scale
+        self.seed = seed
+        self.nested = nested
         self.several = several
+        self.scoring = scoring
+        self.device = device
 
     def _loss(self, kind: TaskKind) -> LossName:
         if self.several not in ("multinomial", "one-vs-rest"):

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from vecstore.errors import DataError
 from vecstore.records import BoolArray, DoubleArray, IntArray
 
+FEW = 8  # columns by which rows are told apart first; only those alike in them are read in full
 ATTEMPTS = 10  # to give every fold all classes, before their number is lowered
 
 
@@ -74,13 +75,25 @@ def identical_rows(X: npt.NDArray[Any]) -> IntArray:
     ndarray of shape (n,), int64
         Sorted by a 64-bit hash of the row, so a permutation of the rows permutes the numbers with them.
     """
+    few = np.unique(np.linspace(0, X.shape[1] - 1, FEW).astype(np.int64))
+    hashes = _hashes(X[:, few])
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(counts[inverse] > 1)
+    for start in range(0, len(alike), 4096):
+        rows = alike[start : start + 4096]
+        hashes[rows] = _hashes(X[rows])
+    return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
+
+
+def _hashes(X: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of each row."""
     words = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     hashes = np.empty(len(X), np.uint64)
     for start in range(0, len(X), 4096):
         # Adding zero turns -0.0 into 0.0; the second multiplication mixes high bits into low ones.
         bits = (X[start : start + 4096].astype(np.float64) + 0.0).view(np.uint64)
         hashes[start : start + 4096] = ((bits ^ (bits >> np.uint64(29))) * words).sum(axis=1, dtype=np.uint64)
-    return np.unique(hashes, return_inverse=True)[1].astype(np.int64)
+    return hashes
 
 
 def grouped_folds(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
@@ -24,8 +25,17 @@ class SVMProbe(LinearProbe):
     `intercept_`: a margin is the log-odds of its class, so `predict`, `decision_function` and `predict_proba` agree.
     Of several classes the probabilities are normalised to sum to 1.
 
-    Parameters, attributes and errors are those of `LogisticProbe`; the default strengths are 1e-5 to 10, because the
-    squared hinge bends eight times as much as the logistic loss.
+    Parameters
+    ----------
+    strengths, folds, class_weight, scale, seed, nested, scoring, device
+        As in `LogisticProbe`; the default strengths are 1e-5 to 10, because the squared hinge bends eight times as
+        much as the logistic loss.
+
+    Attributes
+    ----------
+    classes_, kind_, coef_, intercept_, C_, edge_, strengths_, cv_scores_, cv_auc_, oof_, folds_, n_iter_, converged_
+        As in `LogisticProbe`.
+    device_ : str
 
     Notes
     -----
@@ -39,6 +49,26 @@ class SVMProbe(LinearProbe):
     """
 
     _default_strengths = tuple(np.logspace(-5, 1, 10))
+
+    def __init__(
+        self,
+        strengths: Sequence[float] | DoubleArray | None = None,
+        folds: int = 5,
+        class_weight: str | Mapping[Any, float] | None = None,
+        scale: str = "standard",
+        seed: int = 0,
+        nested: bool = False,
+        scoring: str = "auc",
+        device: str = "auto",
+    ) -> None:
+        self.strengths = strengths
+        self.folds = folds
+        self.class_weight = class_weight
+        self.scale = scale
+        self.seed = seed
+        self.nested = nested
+        self.scoring = scoring
+        self.device = device
 
     def _loss(self, kind: TaskKind) -> LossName:
         return "squared_hinge"
