@@ -256,7 +256,6 @@ def test_very_many_values_are_handed_over_as_float16(two: Store, monkeypatch: py
     assert train_module._dtype("probe", 1000, 768) is np.float32
     spaces = ["fake-64", "fake-24"]
     whole = train(two, "colour", space=spaces).record
-    monkeypatch.setattr(train_module, "HALF_MODELS", frozenset({"probe"}))
     assert train_module._dtype("probe", 1_000_000, 768) is np.float16
     assert train_module._dtype("knn", 1_000_000, 768) is np.float32
     monkeypatch.setattr(train_module, "HALF_VALUES", 0)

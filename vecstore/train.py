@@ -31,7 +31,7 @@ FOLDS = 5
 
 METRICS = ("auc", "log_loss", "accuracy", "balanced_accuracy")
 
-HALF_MODELS: frozenset[str] = frozenset()
+HALF_MODELS = frozenset({"probe", "svm"})
 """Models that learn from float16 vectors as they are."""
 
 HALF_VALUES = 1 << 27
