@@ -44,7 +44,7 @@ SAMPLED = 16  # rows per feature in the sample for the Gram matrix and the first
 LEAST_SAMPLE = 1 << 13
 GUESSED, GUESSES = 1e-3, 20  # decrement against objective, or iterations, at which the first guess is left
 NEARLY = 1e-2  # the same for the models with all rows, before those of the folds start from them
-STORED = 1 << 29  # bytes of margins at a time; more models are solved one part after another
+STORED = 1 << 30  # bytes of margins at a time; more models are solved one part after another
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Sweep:
         tol : float
             Newton decrement against objective at which a model is done; by default 1e-7 in float32 (2e-8 for the
             softmax, whose outputs the preconditioner takes for independent), and so far in float64 that predictions
-            agree to about eight digits.
+            agree to about ten digits.
         max_iter : int
             Iterations after which the rest is returned with `converged` false.
 
@@ -155,7 +155,7 @@ class Sweep:
         """
         rows = self._rows
         if tol is None:
-            tol = 1e-16 if rows.dtype == torch.float64 else 2e-8 if loss == "softmax" else 1e-7
+            tol = 1e-20 if rows.dtype == torch.float64 else 2e-8 if loss == "softmax" else 1e-7
         with torch.no_grad(), _full_precision():
             task = Task(
                 LOSSES[loss](torch.from_numpy(targets[:, self._order]).to(self._device), rows.dtype),
