@@ -148,7 +148,7 @@ class CodedIndex(Index):
         """
         half = halved(vectors)
         numbers = checked_ids(ids, len(half))
-        checked_vectors(np.empty((0, *half.shape[1:]), np.float32), None, "row")
+        checked_vectors(np.empty((0, *half.shape[1:]), np.float32), None, "row")  # its shape
         order = np.argsort(numbers)
         if (order[1:] < order[:-1]).any():
             half, numbers = half[order], numbers[order]
@@ -192,13 +192,11 @@ class CodedIndex(Index):
         """Add the rows from `start` on to the codes."""
         for first in range(start, len(self._half), BLOCK_ROWS):
             block = self._half[first : first + BLOCK_ROWS]
-            wide = single(block)
-            squares = np.einsum("nd,nd->n", wide, wide)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                self._inverse[first : first + len(block)] = 1 / np.sqrt(squares)
-            wide *= self._inverse[first : first + len(block), None]
-            checked = checked_vectors(wide, None, "row") if np.isfinite(squares).all() else _refuse(block)
-            self._coded.add(checked if self._basis is None else checked @ self._basis.T)
+            wide = checked_vectors(single(block), None, "row")
+            inverse = 1 / np.sqrt(np.einsum("nd,nd->n", wide, wide))
+            wide *= inverse[:, None]
+            self._inverse[first : first + len(block)] = inverse
+            self._coded.add(wide if self._basis is None else wide @ self._basis.T)
 
     def _calibrate(self, asked: float, seed: int) -> None:
         """Choose cells visited and candidates re-scored on half of the held-out queries, measure on the others."""
@@ -412,8 +410,3 @@ def _basis(training: FloatArray, kept: int, rng: np.random.Generator) -> FloatAr
     rotation, _ = np.linalg.qr(rng.standard_normal((kept, kept)))
     basis: FloatArray = np.ascontiguousarray(rotation @ directions[:, ::-1][:, :kept].T, np.float32)
     return basis
-
-
-def _refuse(block: HalfArray) -> FloatArray:
-    """The error of rows that are not finite."""
-    return checked_vectors(np.where(np.isfinite(block), block, np.nan).astype(np.float32), None, "row")
