@@ -169,7 +169,7 @@ class CodedIndex(Index):
         cells = max(1, min(self.design.cells, n // 40))
         others = np.setdiff1d(np.arange(n), held_out(n, seed), assume_unique=True)
         sample = np.sort(rng.choice(others, min(len(others), max(TRAIN_ROWS, 64 * cells)), replace=False))
-        training = checked_vectors(self._take(sample), dim, "row")
+        training = checked_vectors(single(self._half[sample]), dim, "row")
         if kept:
             self._basis = _basis(training, kept, rng)
             training = training @ self._basis.T
