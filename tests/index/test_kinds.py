@@ -83,8 +83,10 @@ def test_index_json_says_what_it_is(saved: Path) -> None:
     assert facts["format"] == 2
     assert facts["kind"] == "exact"
     assert (facts["n"], facts["dim"]) == (40, 6)
-    assert facts["sha256"] == sha256_file(_file(saved, "index.faiss"))
-    assert facts["bytes"] == (_file(saved, "index.faiss")).stat().st_size
+    path = _file(saved, "index.faiss")
+    digest = sha256_file(path)
+    assert path.name == f"index-{digest[:16]}.faiss"
+    assert facts["files"] == {"faiss": {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}}
     assert facts["engine"] == f"faiss {faiss.__version__}"
 
 
