@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
     from vecstore.export import export as export
+    from vecstore.indexes import IndexInfo as IndexInfo
+    from vecstore.indexes import index_build as index_build
+    from vecstore.indexes import index_info as index_info
+    from vecstore.indexes import index_update as index_update
     from vecstore.info import info as info
     from vecstore.ingest import IngestResult as IngestResult
     from vecstore.ingest import ingest as ingest
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from vecstore.predict import predict as predict
     from vecstore.search import SearchResult as SearchResult
     from vecstore.search import search as search
+    from vecstore.search import search_many as search_many
     from vecstore.store.store import Store as Store
     from vecstore.train import train as train
     from vecstore.trained import Probe as Probe
@@ -44,6 +49,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dataset": "dataset",
+    "IndexInfo": "indexes",
     "IngestResult": "ingest",
     "LabelResult": "labelling",
     "Prediction": "predict",
@@ -55,6 +61,9 @@ _HOMES = {
     "dataset": "dataset",
     "evaluate": "evaluate",
     "export": "export",
+    "index_build": "indexes",
+    "index_info": "indexes",
+    "index_update": "indexes",
     "info": "info",
     "ingest": "ingest",
     "label": "label",
@@ -62,12 +71,14 @@ _HOMES = {
     "open_encoder": "encoders",
     "predict": "predict",
     "search": "search",
+    "search_many": "search",
     "train": "train",
 }
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
 __all__ = [
     "Dataset",
+    "IndexInfo",
     "IngestResult",
     "LabelResult",
     "Prediction",
@@ -79,6 +90,9 @@ __all__ = [
     "dataset",
     "evaluate",
     "export",
+    "index_build",
+    "index_info",
+    "index_update",
     "info",
     "ingest",
     "label",
@@ -86,6 +100,7 @@ __all__ = [
     "open_encoder",
     "predict",
     "search",
+    "search_many",
     "train",
 ]
 

@@ -476,9 +476,7 @@ def build_index(
     shape = spectrum(fitted.queries(sample)) if len(sample) > 1 else None
     plans = choose(len(contents), fitted.dim, shape, recall, memory, kind)
     tried: list[str] = []
-    for plan in plans:
-        if kind is not None and plan.kind != kind:
-            break
+    for plan in [plan for plan in plans if kind in (None, plan.kind)] or plans:
         told.say(str(plan))
         index, _ = _built(store, space, contents, metric, plan.kind, plan.design, recall, fitted, told)
         reached = index.recall if isinstance(index, CodedIndex) else None

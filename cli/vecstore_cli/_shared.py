@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "learn",
     "predict": "learn",
     "search": "find",
+    "index": "indexing",
     "export": "find",
     "demo": "demonstrate",
 }

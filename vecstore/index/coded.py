@@ -245,7 +245,7 @@ class CodedIndex(Index):
     def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
         """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
         places = np.full(truth.shape, np.inf)
-        for per_hit in (PER_HIT[-5], PER_HIT[-1]):
+        for per_hit in (PER_HIT[len(PER_HIT) // 2], PER_HIT[-1]):
             count = min(K * per_hit + 1, len(self._ids))
             found = self._candidates(queries, count, probe, None)
             places = positions(truth, without(found, rows, count - 1))
@@ -307,7 +307,8 @@ class CodedIndex(Index):
         many = n if may is None else int(np.count_nonzero(may))
         if many == 0 or len(wanted) == 0:
             return no_hits(len(wanted), k)
-        count = min(max(self.settings["per_hit"] * k, k + 8), many)
+        # As many for one hit as for the ten that were measured: the first is not to be missed more often.
+        count = min(self.settings["per_hit"] * max(k, K), many)
         selective = may is not None and len(wanted) >= MANY_QUERIES and many <= n // 8
         if many <= max(FEW_ALLOWED // 2, count) or selective:
             return self._scan(wanted, k, may)
