@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from vecstore.search import SearchResult as SearchResult
     from vecstore.search import search as search
     from vecstore.search import search_many as search_many
+    from vecstore.search_eval import SearchEvaluation as SearchEvaluation
+    from vecstore.search_eval import search_eval as search_eval
     from vecstore.store.store import Store as Store
     from vecstore.train import train as train
     from vecstore.trained import Probe as Probe
@@ -54,6 +56,7 @@ _HOMES = {
     "LabelResult": "labelling",
     "Prediction": "predict",
     "Probe": "trained",
+    "SearchEvaluation": "search_eval",
     "SearchResult": "search",
     "Store": "store.store",
     "VecstoreError": "errors",
@@ -71,6 +74,7 @@ _HOMES = {
     "open_encoder": "encoders",
     "predict": "predict",
     "search": "search",
+    "search_eval": "search_eval",
     "search_many": "search",
     "train": "train",
 }
@@ -83,6 +87,7 @@ __all__ = [
     "LabelResult",
     "Prediction",
     "Probe",
+    "SearchEvaluation",
     "SearchResult",
     "Store",
     "VecstoreError",
@@ -100,6 +105,7 @@ __all__ = [
     "open_encoder",
     "predict",
     "search",
+    "search_eval",
     "search_many",
     "train",
 ]

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "learn",
     "predict": "learn",
     "search": "find",
+    "search-eval": "indexing",
     "index": "indexing",
     "export": "find",
     "demo": "demonstrate",
@@ -55,7 +56,7 @@ class Lazy(click.Group):
         if name not in self._modules:
             return None
         module = importlib.import_module(f"vecstore_cli.{self._modules[name]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def resolve_command(

@@ -1,4 +1,4 @@
-"""`vecstore index`: build, update, info."""
+"""`vecstore index` (build, update, info) and `vecstore search-eval`: how search is made fast, and how good it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from vecstore_cli._shared import command, echo_facts, echo_json, json_option, progress, space_option, store_argument
+from vecstore_cli._shared import (
+    command,
+    echo_facts,
+    echo_json,
+    echo_table,
+    json_option,
+    progress,
+    space_option,
+    store_argument,
+)
 
 metric_option = click.option(
     "--metric",
@@ -121,3 +130,53 @@ def _show(found: Any, as_json: bool) -> None:
             ("commit", f"{found.commit}, the store is at {found.newest}"),
         ]
     )
+
+
+@click.command("search-eval")
+@store_argument
+@click.option("--task", required=True, metavar="NAME", help="Whose labels say what is similar.")
+@click.option("-k", "k", type=int, default=10, show_default=True, help="Hits that are looked at.")
+@click.option("--metric", metavar="cosine|standard|whitened", help="Only this one; all of them side by side otherwise.")
+@space_option
+@click.option("--group", metavar="COLUMN", help="Column whose value keeps a query's own group out; none: no groups.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--max-queries", type=int, default=2000, show_default=True, help="Of more items, a random sample asks.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of that sample.")
+@json_option
+@command
+def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
+    """Judge similar cases by labels: is what is found of the query's class?
+
+    Every labelled item is a query, and its own group is never found. Beside each measure stands what a random ranking
+    reaches.
+
+    \b
+      vecstore search-eval chest.vecs --task pneumonia
+    """
+    from dataclasses import asdict
+
+    from vecstore.search_eval import search_eval as run
+
+    result = run(store, task, **options)
+    if as_json:
+        echo_json(asdict(result))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    rows = []
+    for quality in result.metrics:
+        for name, value in quality.values.items():
+            at = f"@{result.k}" if name != "map" else ""
+            rows.append(
+                {
+                    "metric": quality.metric,
+                    "measure": f"{name}{at}",
+                    "all": value,
+                    "95 %": f"{quality.low[name]:.3f} to {quality.high[name]:.3f}",
+                    "random": quality.random[name],
+                }
+                | {cls: told["values"][name] for cls, told in quality.per_class.items()}
+            )
+    echo_table(rows)
+    grouped = f", {result.groups} groups by {result.group_column}" if result.group_column else ""
+    click.echo(f"{result.queries} queries{grouped}; {result.candidates} items can be found", err=True)
