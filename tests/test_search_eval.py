@@ -83,6 +83,10 @@ def test_a_store_is_judged_metric_by_metric(colour_store: Store) -> None:
             assert quality.low[name] <= quality.values[name] <= quality.high[name]
         assert set(quality.per_class) == {"red", "green", "blue"}
         assert sum(told["n"] for told in quality.per_class.values()) == 63
+    for quality in result.metrics[1:]:
+        more, low, high = quality.beyond_cosine["precision"]
+        assert more == pytest.approx(quality.values["precision"] - cosine.values["precision"]) and low <= more <= high
+    assert cosine.beyond_cosine == {}
     few = search_eval(colour_store.path, "colour", k=5, metric="cosine", max_queries=20)
     assert (few.queries, len(few.metrics)) == (20, 1) and "20 of 63 labelled items are queries" in few.notes[-1]
 

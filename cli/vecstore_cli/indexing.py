@@ -174,9 +174,14 @@ def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
                     "all": value,
                     "95 %": f"{quality.low[name]:.3f} to {quality.high[name]:.3f}",
                     "random": quality.random[name],
+                    "beyond cosine": _difference(quality.beyond_cosine.get(name)),
                 }
                 | {cls: told["values"][name] for cls, told in quality.per_class.items()}
             )
     echo_table(rows)
     grouped = f", {result.groups} groups by {result.group_column}" if result.group_column else ""
     click.echo(f"{result.queries} queries{grouped}; {result.candidates} items can be found", err=True)
+
+
+def _difference(told: list[float] | None) -> str:
+    return f"{told[0]:+.3f} [{told[1]:+.3f}, {told[2]:+.3f}]" if told else ""
