@@ -14,7 +14,8 @@ LAYERS = (
     {"errors", "files", "records", "tables"},
     {"sources", "decode", "encoders", "store", "index", "probes", "report"},
     {"embedding", "labelling", "dataset", "neighbours", "trained", "pages"},
-    {"ingest", "label", "train", "evaluate", "predict", "search", "search_eval"} | {"export", "info", "indexes"},
+    {"ingest", "label", "train", "evaluate", "predict", "search", "search_eval"}
+    | {"export", "info", "indexes", "graph"},
     {"demo"},
     {"vecstore_cli"},
 )

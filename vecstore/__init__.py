@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
     from vecstore.export import export as export
+    from vecstore.graph import NeighborGraph as NeighborGraph
+    from vecstore.graph import neighbors as neighbors
     from vecstore.indexes import IndexInfo as IndexInfo
     from vecstore.indexes import index_build as index_build
     from vecstore.indexes import index_info as index_info
@@ -54,6 +56,7 @@ _HOMES = {
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
     "LabelResult": "labelling",
+    "NeighborGraph": "graph",
     "Prediction": "predict",
     "Probe": "trained",
     "SearchEvaluation": "search_eval",
@@ -70,6 +73,7 @@ _HOMES = {
     "info": "info",
     "ingest": "ingest",
     "label": "label",
+    "neighbors": "graph",
     "open": "store.store",
     "open_encoder": "encoders",
     "predict": "predict",
@@ -85,6 +89,7 @@ __all__ = [
     "IndexInfo",
     "IngestResult",
     "LabelResult",
+    "NeighborGraph",
     "Prediction",
     "Probe",
     "SearchEvaluation",
@@ -101,6 +106,7 @@ __all__ = [
     "info",
     "ingest",
     "label",
+    "neighbors",
     "open",
     "open_encoder",
     "predict",

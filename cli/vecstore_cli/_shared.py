@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "learn",
     "search": "find",
     "search-eval": "indexing",
+    "neighbors": "indexing",
     "index": "indexing",
     "export": "find",
     "demo": "demonstrate",

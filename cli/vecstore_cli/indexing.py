@@ -1,4 +1,4 @@
-"""`vecstore index` (build, update, info) and `vecstore search-eval`: how search is made fast, and how good it is."""
+"""`vecstore index` (build, update, info), `search-eval` and `neighbors`: what lies behind a search, and beyond it."""
 
 from __future__ import annotations
 
@@ -181,6 +181,58 @@ def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
     echo_table(rows)
     grouped = f", {result.groups} groups by {result.group_column}" if result.group_column else ""
     click.echo(f"{result.queries} queries{grouped}; {result.candidates} items can be found", err=True)
+
+
+@click.command()
+@store_argument
+@click.option("-k", "k", type=int, default=10, show_default=True, help="Neighbours of each item.")
+@space_option
+@metric_option
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option(
+    "--duplicates", type=float, default=0.99, show_default=True, help="Similarity from which on items are duplicates."
+)
+@click.option("--outliers", type=int, default=20, show_default=True, help="How many outliers are listed.")
+@click.option("--output", type=click.Path(), metavar="FILE", help="Write the graph, for scipy.sparse.load_npz.")
+@json_option
+@command
+def neighbors(store: str, as_json: bool, **options: Any) -> None:
+    """Find the nearest neighbours of every item: near-duplicates, outliers, and the graph for other tools.
+
+    \b
+      vecstore neighbors chest.vecs --output graph.npz
+    """
+    from vecstore.graph import neighbors as run
+
+    found = run(store, **options, progress=progress(as_json))
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    if as_json:
+        echo_json(
+            {
+                "items": len(found.ids),
+                "k": found.k,
+                "space": found.space,
+                "metric": found.metric,
+                "exact": found.exact,
+                "recall": found.recall,
+                "duplicates": found.duplicates,
+                "outliers": [{"item_id": item, "distance": distance} for item, distance in found.outliers],
+                "output": options["output"],
+            }
+        )
+        return
+    together = sum(len(group) for group in found.duplicates)
+    echo_facts(
+        [
+            ("items", f"{len(found.ids)}, {found.k} neighbours each"),
+            ("near-duplicates", f"{together} items in {len(found.duplicates)} groups"),
+            ("graph", options["output"]),
+        ]
+    )
+    for group in found.duplicates[:20]:
+        click.echo(f"together: {' '.join(map(str, group[:20]))}{' …' if len(group) > 20 else ''}")
+    echo_table([{"outlier": item, "mean distance": distance} for item, distance in found.outliers])
 
 
 def _difference(told: list[float] | None) -> str:
