@@ -11,6 +11,7 @@ import numpy as np
 
 from vecstore.errors import DataError, UsageError
 from vecstore.files import output_file, write_file
+from vecstore.index.metric import DEFAULT_METRIC
 from vecstore.neighbours import searcher
 from vecstore.records import DoubleArray, IntArray, Progress, Silent
 from vecstore.store import Store
@@ -89,7 +90,7 @@ def neighbors(
     k: int = 10,
     *,
     space: str | None = None,
-    metric: str = "cosine",
+    metric: str = DEFAULT_METRIC,
     where: str | None = None,
     duplicates: float = 0.99,
     outliers: int = 20,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vecstore.errors import NotFound, NotWritable, UsageError
 from vecstore.index.coded import CodedIndex
+from vecstore.index.metric import DEFAULT_METRIC
 from vecstore.neighbours import IndexState, build_index, index_folder, index_state, update_index
 from vecstore.records import Progress
 from vecstore.store import Space, Store
@@ -69,7 +70,7 @@ def index_build(
     kind: str | None = None,
     recall: float = 0.99,
     memory: int | str | None = None,
-    metric: str = "cosine",
+    metric: str = DEFAULT_METRIC,
     progress: Progress | None = None,
 ) -> IndexInfo:
     """Choose an index, build and measure it, and keep it for every later search.
@@ -116,7 +117,7 @@ def index_update(
     store: Store | str | os.PathLike[str],
     *,
     space: str | None = None,
-    metric: str = "cosine",
+    metric: str = DEFAULT_METRIC,
     progress: Progress | None = None,
 ) -> IndexInfo:
     """Add newer vectors to the saved index, without building it again; measure it again.
@@ -143,7 +144,9 @@ def index_update(
         return _info(opened, chosen, update_index(opened, chosen, metric, progress))
 
 
-def index_info(store: Store | str | os.PathLike[str], *, space: str | None = None, metric: str = "cosine") -> IndexInfo:
+def index_info(
+    store: Store | str | os.PathLike[str], *, space: str | None = None, metric: str = DEFAULT_METRIC
+) -> IndexInfo:
     """What is known of the saved index: its files are read and checked.
 
     Parameters

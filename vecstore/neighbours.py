@@ -23,7 +23,7 @@ from vecstore.index.base import HalfArray, Index, IndexUnusable, merge
 from vecstore.index.choice import Plan, choose, spectrum
 from vecstore.index.coded import CodedIndex, Design
 from vecstore.index.kinds import KINDS, open_index
-from vecstore.index.metric import SAMPLE, Metric, check_metric
+from vecstore.index.metric import DEFAULT_METRIC, SAMPLE, Metric, check_metric
 from vecstore.index.recall import Recall
 from vecstore.records import BoolArray, FloatArray, IntArray, Progress, Silent
 from vecstore.store import Items, Space, Store
@@ -270,12 +270,12 @@ _open: WeakKeyDictionary[Store, tuple[tuple[object, ...], Searcher]] = WeakKeyDi
 """The last searcher of each handle: a second search of a snapshot does not read the index again."""
 
 
-def index_folder(store: Store, space: Space, metric: str = "cosine") -> Path:
+def index_folder(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> Path:
     """Where the index of a space and metric lies."""
     return store.path / "indexes" / (str(space.id) if metric == "cosine" else f"{space.id}-{metric}")
 
 
-def searcher(store: Store, space: Space, metric: str = "cosine") -> Searcher:
+def searcher(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> Searcher:
     """Open, complete or rebuild what is needed to search a space at the store's snapshot.
 
     Raises
@@ -465,7 +465,7 @@ def build_index(
     kind: str | None = None,
     recall: float = 0.99,
     memory: int | None = None,
-    metric: str = "cosine",
+    metric: str = DEFAULT_METRIC,
     progress: Progress | None = None,
 ) -> IndexState:
     """Choose, build, measure and save an index; see `vecstore.index_build`."""
@@ -496,7 +496,9 @@ def build_index(
     )
 
 
-def update_index(store: Store, space: Space, metric: str = "cosine", progress: Progress | None = None) -> IndexState:
+def update_index(
+    store: Store, space: Space, metric: str = DEFAULT_METRIC, progress: Progress | None = None
+) -> IndexState:
     """Add to the saved index what is newer, without building it again; see `vecstore.index_update`."""
     found = _opened(store, space, metric)
     contents = store.embedded(space)
@@ -517,7 +519,7 @@ def update_index(store: Store, space: Space, metric: str = "cosine", progress: P
     return IndexState(index, metric, None, [], len(index.ids), len(contents), store.commit)
 
 
-def index_state(store: Store, space: Space, metric: str = "cosine") -> IndexState | None:
+def index_state(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> IndexState | None:
     """The saved index of a space, or None where there is none that can be used."""
     found = _opened(store, space, metric)
     if found is None:

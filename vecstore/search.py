@@ -16,6 +16,7 @@ from vecstore.dataset import Groups, group_codes
 from vecstore.embedding import embed_new, pictures_opened
 from vecstore.encoders import open_encoder
 from vecstore.errors import Ambiguous, DataError, NotFound, PictureError, SpaceMismatch, UsageError
+from vecstore.index.metric import DEFAULT_METRIC
 from vecstore.neighbours import Neighbour, Searcher, searcher
 from vecstore.records import BoolArray, DoubleArray, FloatArray, Hit, IntArray
 from vecstore.store import Items, Space, Store
@@ -117,7 +118,7 @@ def search(
     where: str | None = None,
     ids: Sequence[int] | IntArray | None = None,
     space: str | None = None,
-    metric: str = "cosine",
+    metric: str = DEFAULT_METRIC,
     group: str | None = None,
     include_own: bool = False,
     by: str | None = None,
@@ -209,7 +210,7 @@ def search_many(
     where: str | None = None,
     ids: Sequence[int] | IntArray | None = None,
     space: str | None = None,
-    metric: str = "cosine",
+    metric: str = DEFAULT_METRIC,
     group: str | None = None,
     include_own: bool = False,
     by: str | None = None,

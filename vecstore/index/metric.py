@@ -16,6 +16,9 @@ METRICS = ("cosine", "standard", "whitened")
 """cosine: of the vectors; standard: after each feature was brought to mean 0 and variance 1; whitened: of the leading
 principal components, each brought to variance 1."""
 
+DEFAULT_METRIC = "cosine"
+"""See DECISIONS.md for what was measured."""
+
 COMPONENTS = 128
 """Of "whitened"; fewer where there are fewer dimensions, or fewer than four vectors for each."""
 
