@@ -215,6 +215,8 @@ def test_a_metric_is_fitted_on_the_store_and_searched_exactly(colour_store: Stor
 def test_an_unknown_metric_is_refused(colour_store: Store) -> None:
     with pytest.raises(UsageError, match="metric 'angular'; expected one of: cosine, standard, whitened"):
         search(colour_store, 1, metric="angular")
+    with pytest.raises(UsageError, match="a text can't be compared by the metric 'standard'"):
+        search(colour_store, text="red", metric="standard")
 
 
 def test_vectors_without_variance_have_a_metric_too() -> None:

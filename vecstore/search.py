@@ -193,6 +193,12 @@ def search(
         engine = searcher(opened, chosen, metric)
         _check(wish, engine.items)
         tools = (encoder, weights, device)
+        if text is not None and metric != "cosine":
+            raise UsageError(
+                f"a text can't be compared by the metric {metric!r}, which is fitted on pictures",
+                expected="the cosine",
+                do="leave --metric away",
+            )
         if text is not None:
             asked = [_by_text(chosen, text, *tools)]
         else:

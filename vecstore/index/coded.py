@@ -245,11 +245,13 @@ class CodedIndex(Index):
     def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
         """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
         places = np.full(truth.shape, np.inf)
+        pending = np.arange(len(rows))
         for per_hit in (PER_HIT[len(PER_HIT) // 2], PER_HIT[-1]):
             count = min(K * per_hit + 1, len(self._ids))
-            found = self._candidates(queries, count, probe, None)
-            places = positions(truth, without(found, rows, count - 1))
-            if np.isfinite(places).mean() > 0.9999 or (found[:, -1] < 0).any():
+            found = self._candidates(queries[pending], count, probe, None)
+            places[pending] = positions(truth[pending], without(found, rows[pending], count - 1))
+            pending = pending[np.isinf(places[pending]).any(axis=1) & (found[:, -1] >= 0)]
+            if not len(pending):
                 break
         return places
 

@@ -7,7 +7,8 @@ row left out could be among the best; otherwise that query is answered by a scan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import faiss as _faiss
@@ -46,6 +47,9 @@ FEW_QUERIES = 4
 
 BLOCK_ROWS = 16_384
 """Allowed rows that are copied at a time: 32 MB at d = 512."""
+
+PRODUCTS_FROM = 1536
+"""Numbers in the queries (three of them at d = 512) from which on a matrix product is faster than a scan for each."""
 
 RESCORE_BYTES = 32 << 20
 """Float64 working memory of re-scoring."""
@@ -204,10 +208,30 @@ def all_of(vectors: FloatArray) -> Fetch:
     """Let faiss rank all rows of a matrix, by one matrix product where there are many queries."""
 
     def fetch(queries: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
-        found: tuple[FloatArray, IntArray] = faiss.knn(queries, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+        with _products_early():
+            found: tuple[FloatArray, IntArray] = faiss.knn(queries, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
         return found
 
     return fetch
+
+
+@contextmanager
+def _products_early() -> Iterator[None]:
+    """Let faiss compute matrix products from a few queries on.
+
+    faiss 1.15 does so from 128,000 numbers in the queries on (250 of them at d = 512), and takes 218 ms for 64 queries
+    over 16,384 vectors where the product takes 21. Earlier versions count queries, from 20 on: they are left alone.
+    The setting is faiss's own for the whole process, so it is set back; it changes speed and nothing else.
+    """
+    before = faiss.cvar.distance_compute_blas_threshold
+    if before <= PRODUCTS_FROM:
+        yield
+        return
+    faiss.cvar.distance_compute_blas_threshold = PRODUCTS_FROM
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
 
 
 def top(
