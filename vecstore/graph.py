@@ -149,7 +149,7 @@ def neighbors(
         told.begin("items", len(rows))
         for start in range(0, len(rows), _BLOCK):
             part = slice(start, start + _BLOCK)
-            vectors = opened.vectors(chosen, contents[part])
+            vectors = engine.vectors(opened, chosen, contents[part])
             hits = engine.find(vectors, k, may, [[int(item)] for item in ids[part]])
             near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
             far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]

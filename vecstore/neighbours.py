@@ -106,6 +106,34 @@ class Searcher:
         """What was measured of an approximate index."""
         return next((part.recall for part in self.parts if isinstance(part, CodedIndex)), None)
 
+    def vectors(self, store: Store, space: Space, contents: IntArray) -> FloatArray:
+        """Vectors of contents: from the index where it holds them as they are, else from the shards.
+
+        Parameters
+        ----------
+        store : Store
+        space : Space
+        contents : ndarray of shape (m,), int64
+            In any order.
+
+        Returns
+        -------
+        ndarray of shape (m, dim), float32
+
+        Raises
+        ------
+        NotFound, StoreDamaged
+        """
+        if self.metric.name != "cosine" or not len(contents):
+            return store.vectors(space, contents)
+        rows = np.empty((len(contents), self.metric.dim), np.float32)
+        missing = np.ones(len(contents), np.bool_)
+        for part in self.parts:
+            here = _in_ascending(part.ids, contents)
+            rows[here] = part.take(contents[here])
+            missing &= ~here
+        return store.vectors(space, contents) if missing.any() else rows
+
     def once(self, key: object, make: Callable[[], Any]) -> Any:
         """A value that belongs to the snapshot (the items a predicate fits, groups): made when first asked for."""
         if key not in self._made:
@@ -253,6 +281,14 @@ def _rows_of(searcher: Searcher, ids: Sequence[int] | IntArray) -> IntArray:
     places[places == len(searcher.items)] = 0
     rows: IntArray = places[searcher.items.ids[places] == wanted] if len(searcher.items) else places[:0]
     return rows
+
+
+def _in_ascending(ids: IntArray, some: IntArray) -> BoolArray:
+    """Which of some numbers are among ascending ids."""
+    if not len(ids):
+        return np.zeros(len(some), np.bool_)
+    found: BoolArray = ids[np.minimum(np.searchsorted(ids, some), len(ids) - 1)] == some
+    return found
 
 
 def _among(ids: IntArray, some: IntArray) -> BoolArray:

@@ -342,7 +342,7 @@ def _varied(
     if len(hits) <= 1:
         return hits
     rows = np.searchsorted(engine.items.ids, [hit.item for hit in hits])
-    vectors = engine.metric.queries(store.vectors(space, engine.items.contents[rows])).astype(np.float64)
+    vectors = engine.metric.queries(engine.vectors(store, space, engine.items.contents[rows])).astype(np.float64)
     scores = np.array([hit.score for hit in hits])
     nearest = np.full(len(hits), -np.inf)
     chosen = [0]
@@ -442,7 +442,7 @@ def _resolved(
         else:
             found.append(_by_picture(store, space, items, path, encoder, weights, device))
     rows = np.array([row for row in found if isinstance(row, int)], np.int64)
-    vectors = iter(store.vectors(space, items.contents[rows]) if len(rows) else ())
+    vectors = iter(engine.vectors(store, space, items.contents[rows]))
     return [
         _Query(f"{items.sources[one]}: {items.locators[one]}", "item", next(vectors), [int(items.ids[one])])
         if isinstance(one, int)

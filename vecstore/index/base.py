@@ -85,6 +85,10 @@ class Index(ABC):
     def dim(self) -> int:
         """Length of the vectors."""
 
+    @abstractmethod
+    def take(self, ids: IntArray) -> FloatArray:
+        """Vectors as they are compared: ids (m,), all in the index, to ndarray of shape (m, dim), float32."""
+
     @property
     def facts(self) -> dict[str, Any]:
         """What is worth knowing beyond kind and size, as JSON values: design, parameters, measured recall."""

@@ -267,6 +267,10 @@ class CodedIndex(Index):
         """Length of the vectors."""
         return int(self._half.shape[1])
 
+    def take(self, ids: IntArray) -> FloatArray:
+        """Vectors of ids; see `Index.take`."""
+        return self._take(np.searchsorted(self._ids, ids))
+
     @property
     def recall(self) -> Recall | None:
         """What was measured; None for an index of too few vectors to measure anything."""

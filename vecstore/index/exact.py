@@ -97,6 +97,10 @@ class ExactIndex(Index):
             flat.add(matrix[order[start : start + BLOCK_ROWS]])
         return cls(numbers[order], flat)
 
+    def take(self, ids: IntArray) -> FloatArray:
+        """Vectors of ids; see `Index.take`."""
+        return self._vectors[np.searchsorted(self._ids, ids)]
+
     def extended(self, ids: IntArray, vectors: FloatArray | HalfArray) -> Self:
         """An index that also has further vectors; see `Index.extended`."""
         more = checked_vectors(unit_rows(vectors), self.dim, "row")
