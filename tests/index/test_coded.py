@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def vectors() -> FloatArray:
     return _clustered(N, 0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of one test would wait for those of another program."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def built(vectors: FloatArray) -> Callable[[type[CodedIndex], Design], CodedIndex]:
+    """An index of `vectors`, made once for all tests."""
+    return functools.cache(lambda kind, design: kind.build(np.arange(N), vectors, design, 0.97))
+
+
 @pytest.fixture(scope="module")
 def queries() -> FloatArray:
     return unit_rows(_clustered(60, 1).astype(np.float16))
@@ -67,9 +83,9 @@ def _recall(found: Any, truth: Any) -> float:
 
 @each_design
 def test_hits_are_scored_as_in_an_exact_search_and_recall_is_what_was_measured(
-    kind: type[CodedIndex], design: Design, vectors: FloatArray, queries: FloatArray, exact: ExactIndex
+    kind: type[CodedIndex], design: Design, built: Check, queries: FloatArray, exact: ExactIndex
 ) -> None:
-    index = kind.build(np.arange(N), vectors, design, 0.97)
+    index = built(kind, design)
     found, truth = index.search(queries, 10), exact.search(queries, 10)
     all_ids, all_scores = exact.search(queries[:5], N)
     for query in range(5):
@@ -87,9 +103,9 @@ def test_hits_are_scored_as_in_an_exact_search_and_recall_is_what_was_measured(
 @each_design
 @pytest.mark.parametrize("share", [0.0005, 0.01, 0.3, 0.95])
 def test_a_filter_gives_k_hits_that_it_allows(
-    kind: type[CodedIndex], design: Design, share: float, vectors: FloatArray, queries: FloatArray, exact: ExactIndex
+    kind: type[CodedIndex], design: Design, share: float, built: Check, queries: FloatArray, exact: ExactIndex
 ) -> None:
-    index = kind.build(np.arange(N), vectors, design, 0.97)
+    index = built(kind, design)
     may = np.random.default_rng(5).random(N) < share
     may[:3] = True
     for some in (queries[:3], queries):
@@ -113,16 +129,16 @@ def test_a_filter_far_from_the_query_is_answered_in_full(vectors: FloatArray, ex
 
 @each_design
 def test_a_saved_one_gives_the_same_hits_and_tells_what_it_measured(
-    kind: type[CodedIndex], design: Design, vectors: FloatArray, queries: FloatArray, tmp_path: Path
+    kind: type[CodedIndex], design: Design, built: Check, queries: FloatArray, tmp_path: Path
 ) -> None:
-    built = kind.build(np.arange(N) + 7, vectors, design, 0.97)
-    built.save(tmp_path, {"fingerprint": "x"})
+    made = built(kind, design)
+    made.save(tmp_path, {"fingerprint": "x"})
     opened, covers = open_index(tmp_path)
     assert isinstance(opened, kind) and covers == {"fingerprint": "x"}
     for k in (1, 10, 300):
-        for got, expected in zip(opened.search(queries, k), built.search(queries, k), strict=True):
+        for got, expected in zip(opened.search(queries, k), made.search(queries, k), strict=True):
             np.testing.assert_array_equal(got, expected)
-    assert (opened.recall, opened.design, opened.facts) == (built.recall, design, built.facts)
+    assert (opened.recall, opened.design, opened.facts) == (made.recall, design, made.facts)
     told = json.loads((tmp_path / "index.json").read_text())["facts"]
     assert told["recall"]["k"] == 10 and told["recall"]["n"] == N and told["asked"] == 0.97
 
