@@ -194,8 +194,10 @@ def _foreign(kind: str) -> Any:
     ],
 )
 def test_another_index_under_a_right_digest_is_refused(saved: Path, kind: str, reason: str) -> None:
-    digest = write_file(_file(saved, "index.faiss"), _foreign(kind))
-    _resealed(saved, sha256=digest, n=6, bytes=(_file(saved, "index.faiss")).stat().st_size)
+    path = _file(saved, "index.faiss")
+    digest = write_file(path, _foreign(kind))
+    told = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    _resealed(saved, files={"faiss": told}, n=6)
     with pytest.raises(IndexUnusable, match=reason):
         open_index(saved)
 
