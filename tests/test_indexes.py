@@ -17,6 +17,7 @@ import pytest
 
 from vecstore.errors import DataError, NotFound, NotWritable, UsageError
 from vecstore.index.choice import Spectrum, choose, spectrum
+from vecstore.index.coded import CODES
 from vecstore.indexes import index_build, index_info, index_update, parse_memory
 from vecstore.neighbours import index_folder, searcher
 from vecstore.records import FloatArray, Passport, Silent
@@ -155,6 +156,15 @@ def test_a_recall_out_of_reach_is_refused_with_what_reaches_it(made: Store, monk
     monkeypatch.setattr("vecstore.index.choice.EXACT_BELOW", 100)
     chosen = index_build(made, recall=0.999)
     assert chosen.kind == "exact" and len(chosen.tried) == 1 and chosen.tried[0].startswith("coded (rabitq codes)")
+
+
+def test_codes_that_this_faiss_lacks_are_passed_over(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vecstore.index.choice.EXACT_BELOW", 100)
+    monkeypatch.setitem(CODES, "rabitq", lambda dim: "NotYetInvented")
+    chosen = index_build(made)
+    assert chosen.kind == "exact" and "does not know the index IVF1,NotYetInvented" in chosen.tried[0]
+    with pytest.raises(DataError, match="expected a version with rabitq codes; pip install -U faiss-cpu"):
+        index_build(made, kind="coded")
 
 
 def _fields(info: Any) -> dict[str, Any]:

@@ -514,7 +514,14 @@ def build_index(
     tried: list[str] = []
     for plan in [plan for plan in plans if kind in (None, plan.kind)] or plans:
         told.say(str(plan))
-        index, _ = _built(store, space, contents, metric, plan.kind, plan.design, recall, fitted, told)
+        try:
+            index, _ = _built(store, space, contents, metric, plan.kind, plan.design, recall, fitted, told)
+        except DataError as error:
+            if kind is not None or plan.kind == "exact":
+                raise
+            tried.append(f"{plan.kind} ({plan.design}): {error.fact}")
+            told.say(f"not possible: {tried[-1]}")
+            continue
         reached = index.recall if isinstance(index, CodedIndex) else None
         if reached is None or reached.value >= recall:
             save_index(store, space, index, fitted)

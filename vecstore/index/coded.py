@@ -173,9 +173,15 @@ class CodedIndex(Index):
         if kept:
             self._basis = _basis(training, kept, rng)
             training = training @ self._basis.T
-        coded = faiss.index_factory(
-            kept or dim, f"IVF{cells},{CODES[self.design.code](kept or dim)}", faiss.METRIC_INNER_PRODUCT
-        )
+        name = f"IVF{cells},{CODES[self.design.code](kept or dim)}"
+        try:
+            coded = faiss.index_factory(kept or dim, name, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise DataError(
+                f"faiss {faiss.__version__} does not know the index {name}",
+                expected=f"a version with {self.design.code} codes",
+                do="pip install -U faiss-cpu, or use an exact index",
+            ) from error
         coded.cp.min_points_per_centroid = 1
         coded.cp.seed = seed + 1
         try:
