@@ -165,6 +165,13 @@ def test_codes_that_this_faiss_lacks_are_passed_over(made: Store, monkeypatch: p
     assert chosen.kind == "exact" and "does not know the index IVF1,NotYetInvented" in chosen.tried[0]
     with pytest.raises(DataError, match="expected a version with rabitq codes; pip install -U faiss-cpu"):
         index_build(made, kind="coded")
+    monkeypatch.undo()
+    index_build(made, kind="coded", recall=0.97)
+    monkeypatch.setattr(faiss, "__version__", "1.13.2")
+    with pytest.raises(DataError, match=r"faiss 1\.13\.2 is too old for codes; expected 1\.15 or later"):
+        index_build(made, kind="coded")
+    with Store(made.path) as again:
+        assert search(again, 1, 3).exact  # what a later faiss has left is not read
 
 
 def _fields(info: Any) -> dict[str, Any]:

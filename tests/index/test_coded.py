@@ -127,6 +127,18 @@ def test_a_filter_far_from_the_query_is_answered_in_full(vectors: FloatArray, ex
     assert len(found[0][0]) == len(truth[0][0]) == 40
 
 
+def test_a_faiss_that_passes_over_a_filter_is_not_believed(
+    built: Check, queries: FloatArray, exact: ExactIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, may = built(CodedIndex, Design()), np.arange(N) % 2 == 0
+    candidates = CodedIndex._candidates
+    monkeypatch.setattr(
+        CodedIndex, "_candidates", lambda self, asked, count, probe, _: candidates(self, asked, count, probe, None)
+    )
+    for got, expected in zip(index.search(queries, 10, may), exact.search(queries, 10, may), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 @each_design
 def test_a_saved_one_gives_the_same_hits_and_tells_what_it_measured(
     kind: type[CodedIndex], design: Design, built: Check, queries: FloatArray, tmp_path: Path

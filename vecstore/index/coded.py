@@ -56,6 +56,9 @@ RESCORED_QUERIES = 4
 MANY_QUERIES = 16
 """From so many on, a filter that keeps an eighth or less is cheaper as one matrix product over what it keeps."""
 
+OLDEST = (1, 15)
+"""The first faiss whose codes were found to hold filters and to come back from a file."""
+
 CODES: Mapping[str, Callable[[int], str]] = {
     "rabitq": lambda dim: "RaBitQfs",
     "pq": lambda dim: f"PQ{max(1, dim // 2)}x4fs",
@@ -173,6 +176,7 @@ class CodedIndex(Index):
         if kept:
             self._basis = _basis(training, kept, rng)
             training = training @ self._basis.T
+        _check_version()
         name = f"IVF{cells},{CODES[self.design.code](kept or dim)}"
         try:
             coded = faiss.index_factory(kept or dim, name, faiss.METRIC_INNER_PRODUCT)
@@ -328,6 +332,8 @@ class CodedIndex(Index):
         # What a filter leaves is thinner: as many of it are looked at as would be without one.
         probe = min(self._coded.nlist, int(np.ceil(probe * n / many)))
         rows = self._candidates(wanted, count, probe, may)
+        if may is not None and not may[rows[rows >= 0]].all():
+            return self._scan(wanted, k, may)  # faiss 1.13 passes over the filter of these codes without a word
         found = self._rescored(wanted, rows, k)
         short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, many))
         if len(short):
@@ -394,6 +400,8 @@ class CodedIndex(Index):
 
     @classmethod
     def _read(cls, files: Mapping[str, memoryview], facts: Mapping[str, Any]) -> Self:
+        if tuple(map(int, faiss.__version__.split(".")[:2])) < OLDEST:
+            raise ValueError(f"faiss {faiss.__version__} is too old for it")
         n, dim, told = facts["n"], facts["dim"], dict(facts["facts"])
         design = Design(**told.pop("design"))
         if design.code not in CODES or (n and {"per_hit", "nprobe"} - set(told)):
@@ -411,6 +419,21 @@ class CodedIndex(Index):
         if coded is not None and (not isinstance(coded, faiss.IndexIVF) or (coded.ntotal, coded.d) != (n, kept or dim)):
             raise ValueError(f"a {type(coded).__name__} of {coded.ntotal} codes of length {coded.d}")
         return cls(ids, half, inverse, coded, basis, design, told)
+
+
+def _check_version() -> None:
+    """Refuse a faiss whose fast-scan codes are not to be relied on: 1.13 ignores filters, and crashes reading them.
+
+    Raises
+    ------
+    DataError
+    """
+    if tuple(map(int, faiss.__version__.split(".")[:2])) < OLDEST:
+        raise DataError(
+            f"faiss {faiss.__version__} is too old for codes",
+            expected=f"{'.'.join(map(str, OLDEST))} or later",
+            do="pip install -U faiss-cpu, or use an exact index",
+        )
 
 
 def _basis(training: FloatArray, kept: int, rng: np.random.Generator) -> FloatArray:
