@@ -28,6 +28,9 @@ VERBS = (
     "predict",
     "search",
     "export",
+    "zero_shot",
+    "learning_curve",
+    "export_model",
     "dataset",
     "open_encoder",
 )
@@ -114,9 +117,16 @@ def test_a_verb_has_the_same_name_and_its_options_on_the_command_line() -> None:
 
     from vecstore_cli.main import cli
 
-    renamed = {"encoders": "encoder", "values": "value", "images": "images", "output": "path"}
-    for verb in ("ingest", "label", "train", "evaluate", "predict", "search", "export"):
-        command = cli.get_command(click.Context(cli), verb)
+    renamed = {
+        "encoders": "encoder",
+        "values": "value",
+        "images": "images",
+        "output": "path",
+        "prompt": "prompts",
+        "file": "prompts",
+    }
+    for verb in (*VERBS[2:9], "zero_shot", "learning_curve", "export_model"):
+        command = cli.get_command(click.Context(cli), verb.replace("_", "-"))
         assert command is not None
         options = {renamed.get(p.name or "", p.name) for p in command.params} - {"as_json", "as_csv", "html", "report"}
         options -= {"at", "quiet", "help"}

@@ -489,6 +489,16 @@ def test_failures_are_retried_alone_and_their_attempts_counted(path: Path, archi
     assert failures(path) == []
 
 
+def test_only_the_first_refused_files_are_named_on_the_way(path: Path, archive: Path) -> None:
+    for number in range(25):
+        put(archive / f"bad{number:02}.png", b"")
+    said: list[str] = []
+    assert counts(run(path, archive, progress=_Told(said)))["failed"] == 25
+    assert [text.partition(":")[0] for text in said[:20]] == [f"bad{number:02}.png" for number in range(20)]
+    assert said[20:] == [f"further refused files are not named here; all of them: vecstore failures {path}"]
+    assert len(failures(path)) == 25
+
+
 def test_bystanders_are_passed_over_and_what_claims_to_be_a_picture_fails(path: Path, archive: Path) -> None:
     put(archive / "labels.csv", b"path,label\n0.png,1\n")
     put(archive / "README", b"read me")

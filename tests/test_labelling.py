@@ -413,6 +413,111 @@ def test_a_positive_value_makes_all_others_negative(four: Store) -> None:
         _values(four, ["a", "b", "a", "a"], positive="z")
 
 
+def _flags(store: Store, a: Sequence[Any], b: Sequence[Any], **options: Any) -> LabelResult:
+    table = pl.DataFrame({"path": list(NAMES), "A": list(a), "B": list(b)}, strict=False)
+    return label(store, table, task="t", key="path", value=["A", "B"], **options)
+
+
+@pytest.mark.parametrize(
+    ("policy", "of_uncertain"), [("ignore", {}), ("ones", {"A": 1.0}), ("zeros", {"A": 0.0})], ids=lambda v: str(v)
+)
+@pytest.mark.parametrize("word", [-1.0, "u", "Uncertain"])
+def test_uncertain_labels_are_unknown_positive_or_negative_as_asked(
+    four: Store, policy: str, of_uncertain: dict[str, float], word: object
+) -> None:
+    texts = [str(word), "1", "0", ""]
+    result = _flags(four, texts, [0, 1, str(word), None], uncertain_policy=policy)
+    known = {"ignore": {}, "ones": {"B": 1.0}, "zeros": {"B": 0.0}}[policy]
+    assert _matrix(four, "t") == {
+        NAMES[0]: of_uncertain | {"B": 0.0},
+        NAMES[1]: {"A": 1.0, "B": 1.0},
+        NAMES[2]: {"A": 0.0} | known,
+    }
+    assert (result.uncertain, result.uncertain_policy, result.matched, result.empty_rows) == (2, policy, 3, 1)
+    told = four.task("t").provenance
+    assert (told["uncertain"], told["uncertain_policy"]) == (["-1", "u", "uncertain"], policy)
+
+
+def test_uncertain_values_can_be_named_and_then_no_other_means_it(four: Store) -> None:
+    result = _flags(four, ["maybe", "1", "0", "1"], [0, 1, 1, 0], uncertain="Maybe", uncertain_policy="zeros")
+    assert (result.uncertain, _matrix(four, "t")[NAMES[0]]) == (1, {"A": 0.0, "B": 0.0})
+    error = _refused(
+        four,
+        UsageError,
+        pl.DataFrame({"path": list(NAMES), "A": ["-1", "1", "0", "1"], "B": [0, 1, 1, 0]}),
+        task="t",
+        key="path",
+        value=["A", "B"],
+        uncertain="maybe",
+    )
+    assert error.fact == "DataFrame: -1 in the columns A, B"
+    assert error.do == "give one column, or say what a value means: --ignore VALUE, --uncertain VALUE"
+    # What is ignored is not uncertain.
+    assert _flags(four, ["-1", "1", "0", "1"], [0, 1, 1, 0], ignore="-1", uncertain_policy="ones").counts["A"] == 2
+    assert NAMES[0] in _matrix(four, "t") and "A" not in _matrix(four, "t")[NAMES[0]]
+
+
+def test_an_uncertain_row_does_not_contradict_a_certain_one(four: Store) -> None:
+    table = pl.DataFrame({"path": [*NAMES, NAMES[0]], "A": [1, 0, 1, 0, -1], "B": [0, 1, 0, 1, 0]})
+    error = _refused(four, LabelConflict, table, task="t", key="path", value=["A", "B"], uncertain_policy="zeros")
+    assert "1 items have rows that disagree: a/one.png" in error.fact
+    result = label(four, table, task="t", key="path", value=["A", "B"], uncertain_policy="ones")
+    assert (result.conflicts, _matrix(four, "t")[NAMES[0]]) == (0, {"A": 1.0, "B": 0.0})
+
+
+def test_uncertain_values_of_one_column_take_the_tasks_own_two_classes(four: Store) -> None:
+    values = ["sick", "well", "maybe", "well"]
+    assert _values(four, values, uncertain="maybe").counts == {"sick": 1, "well": 2}
+    ones = _values(four, values, uncertain="maybe", uncertain_policy="ones", positive="sick")
+    assert (ones.classes, ones.counts, ones.uncertain) == (["well", "sick"], {"well": 2, "sick": 2}, 1)
+    zeros = _values(four, values, uncertain="maybe", uncertain_policy="zeros", positive="sick")
+    assert zeros.counts == {"well": 3, "sick": 1}
+    assert _values(four, [1, 0, -1, 0], uncertain="-1", uncertain_policy="ones").counts == {"1": 2, "0": 2}
+    more = pl.DataFrame({"path": [NAMES[3]], "kind": ["-1"]})
+    options: dict[str, Any] = {"key": "path", "value": "kind", "uncertain": "-1", "add": True}
+    label(four, more, task="t", uncertain_policy="ones", **options)
+    assert _classes(four, "t")[NAMES[3]] == "1"
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "fact"),
+    [
+        (
+            ["a", "b", "c", "u"],
+            {"uncertain": "u", "uncertain_policy": "ones"},
+            "--uncertain-policy ones for a task with 3 certain classes (a, b, c)",
+        ),
+        (
+            ["a", "a", "u", "u"],
+            {"uncertain": "u", "uncertain_policy": "zeros"},
+            "--uncertain-policy zeros for a task with 1 certain classes (a)",
+        ),
+        (
+            ["a", "b", "a", "b"],
+            {"uncertain_policy": "ones"},
+            "--uncertain-policy ones without a value that means uncertain",
+        ),
+        (
+            ["a;b", "b", "a", "u"],
+            {"delimiter": ";", "uncertain": "u", "uncertain_policy": "ones"},
+            "--uncertain-policy ones with names in a cell",
+        ),
+        (["a", "b", "a", "b"], {"uncertain_policy": "half"}, "uncertain_policy='half'"),
+    ],
+)
+def test_a_policy_that_says_nothing_is_refused(
+    four: Store, values: list[str], options: dict[str, str], fact: str
+) -> None:
+    table = pl.DataFrame({"path": list(NAMES), "kind": values})
+    error = _refused(four, UsageError, table, task="t", key="path", value="kind", **options)
+    assert error.fact == fact and error.expected
+
+
+def test_uncertain_cells_of_names_are_unlabelled(four: Store) -> None:
+    result = _values(four, ["a;b", "b", "a", "u"], delimiter=";", uncertain="u")
+    assert (result.classes, result.matched, result.uncertain, result.empty_rows) == (["a", "b"], 3, 1, 1)
+
+
 def test_ignored_values_are_as_empty(four: Store) -> None:
     result = _values(four, ["a", "b", "todo", "Unknown"], ignore=["todo", "Unknown"])
     assert (result.matched, result.empty_rows, result.unlabelled_items, result.classes) == (2, 2, 2, ["a", "b"])
@@ -700,6 +805,8 @@ def test_the_task_remembers_how_it_was_made(four: Store) -> None:
         "split_column": None,
         "positive": "x",
         "ignore": ["todo"],
+        "uncertain": [],
+        "uncertain_policy": "ignore",
         "delimiter": None,
         "on_conflict": "error",
         "source": "archive",

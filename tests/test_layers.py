@@ -14,8 +14,22 @@ LAYERS = (
     {"errors", "files", "records", "tables"},
     {"sources", "decode", "encoders", "store", "index", "probes", "report"},
     {"embedding", "labelling", "dataset", "neighbours", "trained", "pages"},
-    {"ingest", "label", "train", "evaluate", "predict", "search", "search_eval"}
-    | {"export", "info", "indexes", "graph"},
+    {
+        "ingest",
+        "label",
+        "train",
+        "evaluate",
+        "predict",
+        "search",
+        "export",
+        "info",
+        "zeroshot",
+        "curve",
+        "export_model",
+        "search_eval",
+        "indexes",
+        "graph",
+    },
     {"demo"},
     {"vecstore_cli"},
 )
@@ -31,6 +45,7 @@ HOMES = {
     "pydicom": {"decode"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "onnx": {"probes"},
     "click": {"vecstore_cli"},
     "rich": {"vecstore_cli"},
 }

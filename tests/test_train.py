@@ -227,7 +227,7 @@ def test_a_picture_of_the_store_is_predicted_as_its_item(
         assert row.predicted == stored[locator].predicted
         assert row.probabilities == pytest.approx(stored[locator].probabilities, abs=1e-6)
         assert sum(row.probabilities.values()) == pytest.approx(1)
-    paint(tmp_path / "new" / "a.png", "blue", 1)
+    paint(tmp_path / "new" / "a.png", "blue", 9001)  # noise that no stored picture has
     (tmp_path / "new" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
     good, bad = predict(colour_store, "colour", tmp_path / "new")
     assert good.predicted == "blue" and good.item.endswith("new/a.png")
@@ -317,8 +317,8 @@ def test_a_damaged_model_is_refused(colour_store: Store) -> None:
 def test_training_says_by_name_what_is_missing(colour_store: Store, colour_labels: Path) -> None:
     with pytest.raises(NotFound, match="has no task 'cough'; expected one of: colour; make one: vecstore label"):
         train(colour_store, "cough")
-    with pytest.raises(NotFound, match="no model 'forest'; expected one of: probe, svm, knn"):
-        train(colour_store, "colour", model="forest")
+    with pytest.raises(NotFound, match="no model 'boosting'; expected one of: probe, svm, knn, mlp, forest"):
+        train(colour_store, "colour", model="boosting")
     with pytest.raises(NotFound, match="no model of task 'colour'; expected one of: none yet; train one"):
         evaluate(colour_store, "colour")
     _add(

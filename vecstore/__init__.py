@@ -16,12 +16,15 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vecstore.curve import LearningCurve as LearningCurve
+    from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
     from vecstore.dataset import dataset as dataset
     from vecstore.encoders import open_encoder as open_encoder
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
     from vecstore.export import export as export
+    from vecstore.export_model import export_model as export_model
     from vecstore.graph import NeighborGraph as NeighborGraph
     from vecstore.graph import neighbors as neighbors
     from vecstore.indexes import IndexInfo as IndexInfo
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from vecstore.store.store import Store as Store
     from vecstore.train import train as train
     from vecstore.trained import Probe as Probe
+    from vecstore.zeroshot import ZeroShot as ZeroShot
+    from vecstore.zeroshot import zero_shot as zero_shot
 
     create = Store.create
 
@@ -56,6 +61,7 @@ _HOMES = {
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
     "LabelResult": "labelling",
+    "LearningCurve": "curve",
     "NeighborGraph": "graph",
     "Prediction": "predict",
     "Probe": "trained",
@@ -63,16 +69,19 @@ _HOMES = {
     "SearchResult": "search",
     "Store": "store.store",
     "VecstoreError": "errors",
+    "ZeroShot": "zeroshot",
     "create": "store.store",
     "dataset": "dataset",
     "evaluate": "evaluate",
     "export": "export",
+    "export_model": "export_model",
     "index_build": "indexes",
     "index_info": "indexes",
     "index_update": "indexes",
     "info": "info",
     "ingest": "ingest",
     "label": "label",
+    "learning_curve": "curve",
     "neighbors": "graph",
     "open": "store.store",
     "open_encoder": "encoders",
@@ -81,6 +90,7 @@ _HOMES = {
     "search_eval": "search_eval",
     "search_many": "search",
     "train": "train",
+    "zero_shot": "zeroshot",
 }
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
@@ -89,6 +99,7 @@ __all__ = [
     "IndexInfo",
     "IngestResult",
     "LabelResult",
+    "LearningCurve",
     "NeighborGraph",
     "Prediction",
     "Probe",
@@ -96,16 +107,19 @@ __all__ = [
     "SearchResult",
     "Store",
     "VecstoreError",
+    "ZeroShot",
     "create",
     "dataset",
     "evaluate",
     "export",
+    "export_model",
     "index_build",
     "index_info",
     "index_update",
     "info",
     "ingest",
     "label",
+    "learning_curve",
     "neighbors",
     "open",
     "open_encoder",
@@ -114,6 +128,7 @@ __all__ = [
     "search_eval",
     "search_many",
     "train",
+    "zero_shot",
 ]
 
 

@@ -229,7 +229,10 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class NewPicture:
-    """A picture that is not in the store: `vector` is a float32 ndarray of shape (dim,), or None with a `reason`."""
+    """A picture that is not in the store: `vector` is a float32 ndarray of shape (dim,), or None with a `reason`.
+
+    Of several encoders it holds their vectors side by side.
+    """
 
     name: str
     hash: bytes
@@ -238,8 +241,12 @@ class NewPicture:
     reason: str = ""
 
 
-def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathLike[str]]) -> Iterator[NewPicture]:
+def embed_new(
+    encoder: Encoder | Sequence[Encoder], rule: DecodeRule, paths: Sequence[str | os.PathLike[str]]
+) -> Iterator[NewPicture]:
     """Vectors of new pictures, in order; a path may also be a folder, a zip or any other archive.
+
+    A picture is decoded once, however many encoders there are.
 
     Yields
     ------
@@ -251,8 +258,9 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
     ArchiveError
         The only path is not there; of several, it is a row with a reason.
     """
+    encoders = encoder if isinstance(encoder, Sequence) else [encoder]
     for chunk in batched(_named_jobs(paths), _TOGETHER):
-        pipeline = Pipeline([encoder], rule)
+        pipeline = Pipeline(encoders, rule)
         found: list[tuple[str, Shot | None, str]] = []
         outcomes = pipeline.outcomes(job for _, _, job in chunk)
         for (name, alone, job), outcome in zip(chunk, outcomes, strict=True):
@@ -260,13 +268,12 @@ def embed_new(encoder: Encoder, rule: DecodeRule, paths: Sequence[str | os.PathL
                 found.append((name, None, outcome.reason or "not a picture"))
                 continue
             found += [(name + shot.locator[len(job.raw.locator) :], shot, "") for shot in outcome.shots]
-        ((hashes, vectors),) = pipeline.flush()
-        by_hash = dict(zip(hashes, vectors, strict=True))
+        by_hash = [dict(zip(hashes, vectors, strict=True)) for hashes, vectors in pipeline.flush()]
         for name, taken, reason in found:
             if taken is None:
                 yield NewPicture(name, b"", None, None, reason)
                 continue
-            vector = by_hash[taken.hash]
+            vector = np.concatenate([vectors[taken.hash] for vectors in by_hash])
             good = bool(np.isfinite(vector).all())
             yield NewPicture(name, taken.hash, vector if good else None, taken.thumbnail, "" if good else NOT_FINITE)
 

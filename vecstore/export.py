@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vecstore.errors import DataError, UsageError
 from vecstore.files import output_file, write_file
-from vecstore.store import Store
+from vecstore.store import Store, using
 from vecstore.store.shards import write_export
 
 
 def export(
-    store: Store, path: str | os.PathLike[str], *, space: str | None = None, where: str | None = None
+    store: Store | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    space: str | None = None,
+    where: str | None = None,
 ) -> dict[str, Any]:
     """Write a row per item: id, source, locator, metadata (Parquet only) and vector.
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     path : path
         Ending in `.parquet` (`vector` is a fixed-size list of float32) or `.npz` (arrays `item_id` int64,
         `source` and `locator` text, `vector` float32 of shape (n, dim)).
@@ -45,6 +50,11 @@ def export(
         raise UsageError(
             f"{target}: unknown format", expected="a name ending in .parquet or .npz", do="rename the output"
         )
+    with using(store) as opened:
+        return _exported(opened, target, space, where)
+
+
+def _exported(store: Store, target: Path, space: str | None, where: str | None) -> dict[str, Any]:
     chosen = store.refresh().space(space)
     items = store.items(where)
     keep = np.flatnonzero(np.isin(items.contents, store.embedded(chosen)))

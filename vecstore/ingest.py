@@ -43,6 +43,8 @@ COMMIT_PICTURES = 4096
 COMMIT_SECONDS = 30.0
 _LOOK_UP = 1024
 _SAMPLE = 32
+_REFUSALS_TOLD = 20
+"""Refused files named while a run goes on; all of them are rows of `vecstore failures`."""
 _RACY_NS = 2_000_000_000
 """A file changed this shortly before it was read may change again within the same tick of its clock."""
 
@@ -290,6 +292,7 @@ class _Run:
         self._pending: dict[str, tuple[str, ...]] = {}
         """Files that were handed to the pipeline and are not committed yet, with their known items."""
         self._booked: list[str] = []
+        self._refusals_told = 0
         self._told: dict[int, tuple[str, Mapping[str, Value]]] = {}
         """What the source newly says about known items: item id to locator and metadata."""
 
@@ -512,7 +515,7 @@ class _Run:
         if reason:
             stage = "decode" if outcome.passed_over else outcome.stage
             batch.refusals += [Refusal(name, raw.size, mtime_ns, stage, reason) for name in items or (raw.locator,)]
-            self.progress.say(f"{raw.locator}: {reason}")
+            self._tell_refusal(f"{raw.locator}: {reason}")
         elif outcome.passed_over:
             self.result.passed_over += 1
         elif outcome.unchanged:
@@ -540,6 +543,16 @@ class _Run:
             )
             if shot.thumbnail is not None:
                 batch.thumbnails[shot.hash] = shot.thumbnail
+
+    def _tell_refusal(self, text: str) -> None:
+        """Name the first files that are refused; a long list would bury everything else."""
+        self._refusals_told += 1
+        if self._refusals_told <= _REFUSALS_TOLD:
+            self.progress.say(text)
+        elif self._refusals_told == _REFUSALS_TOLD + 1:
+            self.progress.say(
+                f"further refused files are not named here; all of them: vecstore failures {self.store.path}"
+            )
 
     def note(self, text: str) -> None:
         """Say something now and in the result."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from vecstore.labelling import Conflict, LabelResult, import_table
-from vecstore.store import Store
+from vecstore.labelling import Conflict, LabelResult, Policy, import_table
+from vecstore.store import Store, using
 
 
 def label(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     table: Any = None,
     *,
     task: str,
@@ -21,6 +22,8 @@ def label(
     columns: str | Sequence[str] = (),
     positive: str | None = None,
     ignore: str | Sequence[str] = (),
+    uncertain: str | Sequence[str] | None = None,
+    uncertain_policy: Policy = "ignore",
     delimiter: str | None = None,
     on_conflict: Conflict = "error",
     source: str | None = None,
@@ -30,7 +33,7 @@ def label(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     table : path, or pandas, Polars or PyArrow table, optional
         CSV, TSV or Parquet. Not needed with `column`.
     task : str
@@ -54,6 +57,12 @@ def label(
         The positive value; with more than two values, all others are negative.
     ignore : str or sequence of str
         Values that mean "not labelled".
+    uncertain : str or sequence of str, optional
+        Values that mean "uncertain", letter case ignored. Of several columns of 0 and 1 by default -1, "u" and
+        "uncertain".
+    uncertain_policy : {"ignore", "ones", "zeros"}
+        What an uncertain label is taken for: unknown, positive, or negative (CheXpert's U-Ignore, U-Ones and U-Zeros;
+        Irvin et al., 2019). An empty cell is unknown under each.
     delimiter : str, optional
         Several labels in one cell, divided by this: a multi-label task.
     on_conflict : {"error", "first", "any", "drop"}
@@ -72,19 +81,22 @@ def label(
     NotFound, Ambiguous, LabelConflict, DataError, UsageError
         Nothing was changed.
     """
-    return import_table(
-        store,
-        table,
-        task,
-        key=key,
-        value=value,
-        column=column,
-        split_column=split_column,
-        columns=columns,
-        positive=positive,
-        ignore=ignore,
-        delimiter=delimiter,
-        on_conflict=on_conflict,
-        source=source,
-        add=add,
-    )
+    with using(store) as opened:
+        return import_table(
+            opened,
+            table,
+            task,
+            key=key,
+            value=value,
+            column=column,
+            split_column=split_column,
+            columns=columns,
+            positive=positive,
+            ignore=ignore,
+            uncertain=uncertain,
+            uncertain_policy=uncertain_policy,
+            delimiter=delimiter,
+            on_conflict=on_conflict,
+            source=source,
+            add=add,
+        )

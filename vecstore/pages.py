@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from vecstore.files import output_file, write_file
 from vecstore.records import Hit
+from vecstore.report.learning import learning_page
 from vecstore.report.similar import QueryCard, similar_page
 from vecstore.report.training import training_page
 from vecstore.store import Store
 
 if TYPE_CHECKING:
+    from vecstore.curve import LearningCurve
     from vecstore.search import SearchResult
     from vecstore.trained import Probe
 
@@ -81,6 +83,12 @@ def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]
     target = output_file(path)
     record = probe.record.to_dict() | {"counts": probe.record.training_counts, "store": store.path.name}
     write_file(target, training_page(record, probe.y, probe.probabilities).encode())
+
+
+def write_curve_page(store: Store, curve: LearningCurve, path: str | os.PathLike[str]) -> None:
+    """Write a learning curve as one self-contained HTML page with its plot; errors as `write_similar_page`."""
+    target = output_file(path)
+    write_file(target, learning_page(curve.to_dict() | {"store": store.path.name}).encode())
 
 
 def _thumbnails(store: Store, hits: Iterable[Hit]) -> dict[int, bytes]:

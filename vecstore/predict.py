@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
+from vecstore.dataset import level_column, make_units
 from vecstore.embedding import embed_new
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
 from vecstore.errors import UsageError
-from vecstore.records import DoubleArray
-from vecstore.store import Store
-from vecstore.trained import Probe, load, space_of
+from vecstore.probes.pooling import pooled
+from vecstore.records import DoubleArray, IntArray
+from vecstore.store import Items, Space, Store, using
+from vecstore.trained import Probe, load, spaces_of
 
 _BLOCK = 65_536
 
@@ -26,9 +29,9 @@ class Prediction:
     Attributes
     ----------
     item : str
-        The file as it was given, or the item's locator.
+        The file as it was given, the item's locator, or at a level the value that makes the unit.
     item_id : int or None
-        In the store.
+        In the store; None for a unit.
     predicted : str
         The most probable class; several labels: those above 0.5, joined by ";".
     probabilities : dict
@@ -36,8 +39,10 @@ class Prediction:
     reason : str
         Why there is no prediction; empty otherwise.
     in_training : bool
-        Whether the model was trained on this item: then the prediction flatters it. Honest figures are those of
-        `train` and `evaluate`.
+        Whether the model was trained on this item (of a unit: on any of its pictures): then the prediction flatters
+        it. Honest figures are those of `train` and `evaluate`.
+    pictures : int
+        How many are scored together.
     """
 
     item: str
@@ -46,24 +51,29 @@ class Prediction:
     probabilities: dict[str, float]
     reason: str = ""
     in_training: bool = False
+    pictures: int = 1
 
 
 def predict(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     probe: Probe | str,
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     *,
     where: str | None = None,
     model: int | None = None,
-    encoder: str | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    encoder: str | Sequence[str] | None = None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     device: str | None = None,
 ) -> Iterator[Prediction]:
     """Apply a probe.
 
+    A probe of a level gives a row per unit of the store, with all of the unit's pictures that have vectors (and fit
+    `where`) pooled as in training; of new pictures each is scored by itself.
+
     Parameters
     ----------
-    store : Store
+    store : Store or path
+        A path is open until the last row was taken.
     probe : Probe or str
         A trained probe, or the name of its task (its newest model).
     images : path or sequence of path, optional
@@ -73,7 +83,8 @@ def predict(
     model : int, optional
         A model of the task by its id.
     encoder, weights, device : optional
-        How to open the probe's encoder, where its name alone does not find the weights.
+        How to open the probe's encoder, where its name alone does not find the weights. Of a probe over several
+        spaces one each, in the order of its record; an empty text is the one of the record.
 
     Yields
     ------
@@ -85,47 +96,123 @@ def predict(
         The encoder's fingerprint is not the probe's.
     NotFound, UsageError, ArchiveError, PredicateRefused
     """
-    chosen = load(store, probe, model) if isinstance(probe, str) else probe
-    if images is not None:
-        if where is not None:
+    stack = ExitStack()
+    try:
+        opened = stack.enter_context(using(store))
+        chosen = load(opened, probe, model) if isinstance(probe, str) else probe
+        if images is None:
+            rows = _units(opened, chosen, where) if chosen.record.level else _stored(opened, chosen, where)
+        elif where is not None:
             raise UsageError("--where chooses items of the store", "no new pictures with it", "leave one of them away")
-        paths = [images] if isinstance(images, (str, os.PathLike)) else images
-        opened = open_encoder(encoder or chosen.record.encoder, weights=weights, device=device)
-        chosen.check(opened.passport.fingerprint, f"the encoder {opened.passport.encoder}")
-        return _new(store, chosen, opened, paths)
-    return _stored(store, chosen, where)
+        else:
+            paths = [images] if isinstance(images, (str, os.PathLike)) else images
+            rows = _new(opened, chosen, _encoders(chosen, encoder, weights, device), paths)
+    except BaseException:
+        stack.close()
+        raise
+    return rows if isinstance(store, Store) else _closing(rows, stack)
+
+
+def _closing(rows: Iterator[Prediction], stack: ExitStack) -> Iterator[Prediction]:
+    with stack:
+        yield from rows
+
+
+def _encoders(
+    probe: Probe,
+    encoder: str | Sequence[str] | None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+    device: str | None,
+) -> list[Encoder]:
+    """The encoder of each space, refused where its fingerprint is another."""
+    names = _each(probe, "encoder", encoder)
+    files = _each(probe, "weights", weights)
+    found = []
+    for place, (name, file) in enumerate(zip(names, files, strict=True)):
+        opened = open_encoder(os.fspath(name or probe.record.encoders[place]), weights=file or None, device=device)
+        probe.check(opened.passport.fingerprint, f"the encoder {opened.passport.encoder}", place)
+        found.append(opened)
+    return found
+
+
+def _each(
+    probe: Probe, what: str, given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+) -> list[str | os.PathLike[str]]:
+    """One for each space; "" where none is given."""
+    spaces = probe.record.spaces
+    values = [given] if isinstance(given, (str, os.PathLike)) else list(given or [""] * len(spaces))
+    if len(values) != len(spaces):
+        raise UsageError(
+            f"--{what} is given {len(values)} times, and the model is of {len(spaces)} spaces: {', '.join(spaces)}",
+            expected="one for each of them, in this order",
+            do=f"an empty text stands for the {what} of the record: --{what} ''",
+        )
+    return values
 
 
 def _new(
-    store: Store, probe: Probe, encoder: Encoder, images: Sequence[str | os.PathLike[str]]
+    store: Store, probe: Probe, encoders: Sequence[Encoder], images: Sequence[str | os.PathLike[str]]
 ) -> Iterator[Prediction]:
-    for picture in embed_new(encoder, store.rule, images):
+    widths = [encoder.passport.dim for encoder in encoders]
+    for picture in embed_new(encoders, store.rule, images):
         if picture.vector is None:
             yield Prediction(picture.name, None, "", {}, picture.reason)
         else:
             # As a shard holds it: a picture that is also in the store gets the prediction it has there.
-            vector = picture.vector.astype(np.float16).astype(np.float32)
-            row = probe.predict_proba(vector[None])[0]
-            yield _prediction(picture.name, None, probe, row)
+            vector = picture.vector.astype(np.float16).astype(np.float32)[None]
+            if probe.record.pool is not None:
+                vector = pooled(vector, np.zeros(1, np.int64), 1, probe.record.pool, widths)
+            yield _prediction(picture.name, None, probe, probe.predict_proba(vector)[0])
+
+
+def _embedded(store: Store, probe: Probe, where: str | None) -> tuple[list[Space], Items, IntArray]:
+    """The probe's spaces, items, and the places of those that have a vector in every space."""
+    spaces = spaces_of(store.refresh(), probe)
+    items = store.items(where)
+    has = np.ones(len(items), np.bool_)
+    for space in spaces:
+        has &= np.isin(items.contents, store.embedded(space))
+    return spaces, items, np.flatnonzero(has)
 
 
 def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
-    space = space_of(store.refresh(), probe)
-    items = store.items(where)
+    spaces, items, has_vector = _embedded(store, probe, where)
     seen = set() if probe.model is None else store.seen(probe.model)
-    has_vector = np.flatnonzero(np.isin(items.contents, store.embedded(space)))
     for start in range(0, len(has_vector), _BLOCK):
         rows = has_vector[start : start + _BLOCK]
-        probabilities = probe.predict_proba(store.vectors(space, items.contents[rows]))
+        probabilities = probe.predict_proba(store.vectors(spaces, items.contents[rows]))
         for row, values in zip(rows.tolist(), probabilities, strict=True):
             item = int(items.ids[row])
             yield _prediction(items.locators[row], item, probe, values, item in seen)
 
 
-def _prediction(name: str, item: int | None, probe: Probe, row: DoubleArray, seen: bool = False) -> Prediction:
+def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
+    """A row per unit, by the first picture of each."""
+    spaces, items, has_vector = _embedded(store, probe, where)
+    units = make_units(store, level_column(store, str(probe.record.level)), items, has_vector)
+    seen = [] if probe.model is None else list(store.seen(probe.model))
+    trained = np.zeros(len(units.names), np.bool_)
+    trained[units.rows[np.isin(units.items, seen)]] = True
+    counts = units.counts()
+    blocks = (np.cumsum(counts) - counts) // _BLOCK
+    widths = [space.dim for space in spaces]
+    for block in np.unique(blocks):
+        here = blocks == block
+        part = units.only(here)
+        members = store.vectors(spaces, part.contents, np.float16)
+        vectors = pooled(members, part.rows, len(part.names), str(probe.record.pool), widths)
+        told = zip(part.names, probe.predict_proba(vectors), trained[here].tolist(), counts[here].tolist(), strict=True)
+        for name, values, in_training, pictures in told:
+            yield _prediction(name, None, probe, values, in_training, pictures)
+
+
+def _prediction(
+    name: str, item: int | None, probe: Probe, row: DoubleArray, seen: bool = False, pictures: int = 1
+) -> Prediction:
     classes = probe.record.classes
     if probe.record.kind == "multi-label":
         predicted = ";".join(c for c, p in zip(classes, row, strict=True) if p >= 0.5)
     else:
         predicted = classes[int(np.argmax(row))]
-    return Prediction(name, item, predicted, {c: float(p) for c, p in zip(classes, row, strict=True)}, in_training=seen)
+    probabilities = {c: float(p) for c, p in zip(classes, row, strict=True)}
+    return Prediction(name, item, predicted, probabilities, in_training=seen, pictures=pictures)

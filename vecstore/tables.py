@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,15 @@ class Table:
                     guess.see(cell)
             self._types = {name: guess.type for name, guess in zip(self.columns, guesses, strict=True)}
         return self._types
+
+    def type_of(self, at: int, cells: Iterable[Cell]) -> ColumnType:
+        """The type of one column, its cells having been read already."""
+        if self._types is not None:
+            return self._types[self.columns[at]]
+        guess = _Guess()
+        for cell in set(cells):  # a text file's cells are texts: equal ones are alike
+            guess.see(cell)
+        return guess.type
 
     def typed_rows(self) -> Iterator[tuple[Value, ...]]:
         """All rows with each value in its column's type."""

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from vecstore.dataset import MIN_GROUPS, Dataset, class_counts, dataset
 from vecstore.embedding import pictures_opened
-from vecstore.errors import DataError, NotWritable
+from vecstore.errors import DataError, NotWritable, UsageError
 from vecstore.probes import make
 from vecstore.probes.metrics import Scores, evaluate
+from vecstore.probes.pooling import POOLS
 from vecstore.probes.splits import grouped_folds
-from vecstore.records import BoolArray, Progress, Silent
-from vecstore.store import Store
+from vecstore.records import BoolArray, DoubleArray, IntArray, Progress, Silent
+from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
 from vecstore.trained import Probe, Record, register, scored
 
 NESTED_ITEMS = 20_000
 """Beyond, the out-of-fold scores are those of the folds on which the strength was chosen."""
 
+FOLDS = 5
+"""As the estimators have by default; fewer are made where groups or classes ask for it, and that is noted."""
+
+METRICS = ("auc", "log_loss", "accuracy", "balanced_accuracy")
+
+HALF_MODELS: frozenset[str] = frozenset()
+"""Models that learn from float16 vectors as they are."""
+
+HALF_VALUES = 1 << 27
+"""Values of a training matrix beyond which such a model is given float16: half the memory, and no cast."""
+
 
 def train(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     task: str,
     *,
     model: str = "probe",
-    space: str | None = None,
+    space: str | Sequence[str] | None = None,
     group: str | None = None,
+    level: str | None = None,
+    pool: str = "auto",
+    on_conflict: str = "error",
+    metric: str = "auc",
     where: str | None = None,
     min_groups: int = MIN_GROUPS,
     classes: Sequence[str] | None = None,
@@ -40,14 +59,27 @@ def train(
 
     Parameters
     ----------
-    store : Store
+    store : Store or path
     task : str
-    model : {"probe", "svm", "knn"}
-        Logistic regression, linear SVM, or nearest neighbours.
-    space : str, optional
-        Needed where the store has several.
+    model : {"probe", "svm", "knn", "mlp", "forest"}
+        Logistic regression, linear SVM, nearest neighbours, a network with one hidden layer, or a random forest.
+    space : str or sequence of str, optional
+        Needed where the store has several. Of several named the unit vectors stand side by side, each with the same
+        share of a row's length; items that lack a vector in any of them are left out and counted.
     group : str, optional
         Column that is never split; found by its name otherwise. "none": every item for itself.
+    level : str, optional
+        Train, score and predict units instead of pictures: "patient", "study", "series", "lesion", or a column whose
+        equal values make a unit. A lesion with four pictures counts once.
+    pool : {"auto", "mean", "max", "unit-mean"}
+        How the vectors of a unit become one: their mean, the largest value of each feature, or the mean brought back
+        to unit length. Auto: what is best by the metric in cross-validation inside the training part; out-of-fold
+        scores are of what is best on the other folds.
+    on_conflict : {"error", "first", "any", "drop"}
+        What to do with units whose pictures disagree: what the first says, the positive class if any has it, or
+        leave the unit out.
+    metric : {"auc", "log_loss", "accuracy", "balanced_accuracy"}
+        What strength and pooling are chosen by.
     where : str, optional
         Only items that fit a predicate.
     min_groups : int
@@ -66,42 +98,113 @@ def train(
     Raises
     ------
     NotFound, Ambiguous, DataError, PredicateRefused
+    LabelConflict
+        Pictures of one unit disagree in label or official part.
+    UsageError
+        An unknown rule, or a metric that this model can't choose by.
     NotWritable
         The store was opened at a commit.
     """
-    progress = progress or Silent()
-    if store.fixed:
-        raise NotWritable(
-            f"{store.path} was opened at commit {store.commit}: a model could not be registered",
-            expected="the newest state",
-            do="open it without at=",
+    _check_asked(level, pool, metric)
+    with using(store) as opened:
+        if opened.fixed:
+            raise NotWritable(
+                f"{opened.path} was opened at commit {opened.commit}: a model could not be registered",
+                expected="the newest state",
+                do="open it without at=",
+            )
+        before = pictures_opened()
+        started = time.perf_counter()
+        data = dataset(
+            opened,
+            task,
+            space=space,
+            group=group,
+            where=where,
+            min_groups=min_groups,
+            classes=classes,
+            level=level,
+            pool="mean" if pool == "auto" else pool,
+            on_conflict=on_conflict,
         )
-    opened = pictures_opened()
-    started = time.perf_counter()
-    data = dataset(store, task, space=space, group=group, where=where, min_groups=min_groups, classes=classes)
+        asked = {
+            "where": where,
+            "group": group,
+            "classes_asked": None if classes is None else list(classes),
+            "min_groups": min_groups,
+        }
+        return _trained(data, model, pool, on_conflict, metric, seed, asked, before, started, progress or Silent())
+
+
+def _check_asked(level: str | None, pool: str, metric: str) -> None:
+    """Refuse rules that there are not, before any work."""
+    if pool not in ("auto", *POOLS):
+        raise UsageError(f"pool={pool!r}", expected=f"one of: auto, {', '.join(POOLS)}", do="--pool auto")
+    if pool != "auto" and level is None:
+        raise UsageError(f"--pool {pool} without units to pool", expected="a level with it", do="add --level COLUMN")
+    if metric not in METRICS:
+        raise UsageError(f"metric={metric!r}", expected=f"one of: {', '.join(METRICS)}", do="--metric auc")
+
+
+def _trained(
+    data: Dataset,
+    model: str,
+    pool: str,
+    on_conflict: str,
+    metric: str,
+    seed: int,
+    asked: Mapping[str, Any],
+    before: int,
+    started: float,
+    progress: Progress,
+) -> Probe:
+    """Fit, score and register what a dataset holds."""
+    store, units = data.store, data.units
     progress.say(_groups_line(data))
+    if units is not None:
+        progress.say(f"level: {units.column}, {len(data)} units of {len(units.items)} pictures")
     for note in data.notes:
         progress.say(note)
     development = ~data.test
     official = bool(data.test.any())
     _check_learnable(data, development)
-    folds = int(grouped_folds(data.y[development], data.groups[development], seed=seed, names=data.classes).max()) + 1
-    vectors = data.vectors(development)
-    read = time.perf_counter()
-    nested = model != "knn" and not official and len(vectors) <= NESTED_ITEMS and folds > 2
-    estimator: Any = make(model, seed=seed, **({"nested": True} if nested else {}))
-    estimator.fit(vectors, data.y[development], groups=data.groups[development])
-    fitted = time.perf_counter()
-    notes = list(data.notes)
+    y, groups = data.y[development], data.groups[development]
+    folds = int(grouped_folds(y, groups, FOLDS, seed, names=data.classes).max()) + 1
+    nest = not official and len(y) <= NESTED_ITEMS and folds > 2
+    _estimator(model, seed, metric, nest)  # refused before the vectors are read
+    alone = units is None or len(units.items) == len(data)
+    rules = [data.pool] if pool != "auto" or alone else list(POOLS)
+    dtype = _dtype(model, len(y), data.dim)
+    fitted: list[Any] = []
+    reading = fitting = 0.0
+    now = time.perf_counter()
+    for rule in rules:
+        vectors = data.vectors(development, dtype=dtype, pool=rule)
+        read = time.perf_counter()
+        fitted.append(_estimator(model, seed, metric, nest).fit(vectors, y, groups=groups))
+        del vectors
+        reading, fitting, now = reading + read - now, fitting + time.perf_counter() - read, time.perf_counter()
+    choice = _Choice.of(fitted, data, y, metric)
+    estimator, rule = fitted[choice.best], rules[choice.best]
+    reading += now - started - reading - fitting
+    notes = [*data.notes, *_fit_notes(estimator)]
+    if folds < FOLDS:
+        notes.append(f"{folds} folds instead of {FOLDS}: each needs some of every class, and no group is divided")
     if official:
-        rows, probabilities = data.test, estimator.predict_proba(data.vectors(data.test))
+        rows = data.test
+        probabilities = estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule))
     else:
-        rows, probabilities = development, estimator.oof_
-        if not nested and model != "knn":  # kNN chooses for each fold on the others
+        rows, probabilities = development, choice.out_of_fold
+        if not getattr(estimator, "nested", True):  # who has no such choice chooses for each fold on the others
             notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
     probabilities = np.asarray(probabilities, np.float64)
     scores = evaluate(data.y[rows], probabilities, data.classes, data.task.kind, data.groups[rows], seed=seed)
     done = time.perf_counter()
+    seen, shown = _members(data, development), _members(data, rows)
+    parameters = _parameters(estimator)
+    if len(rules) > 1:
+        parameters["pool_scores"] = dict(sorted(zip(rules, choice.scores, strict=True)))
+        parameters = dict(sorted(parameters.items()))  # as they come back from the store
     record = Record(
         task=data.task.name,
         kind=data.task.kind,
@@ -112,30 +215,143 @@ def train(
         encoder=data.space.passport.encoder,
         fingerprint=data.space.fingerprint.hex(),
         model=model,
-        parameters=_parameters(estimator),
+        parameters=parameters,
         part="test" if official else "out-of-fold",
         trained_on=int(development.sum()),
-        training_groups=len(np.unique(data.groups[development])),
+        training_groups=len(np.unique(groups)),
         group_column=data.group_column,
         **scored(scores),
         notes=[*notes, *scores.notes, *_sanity(scores)],
         commit=store.commit,
         seed=seed,
-        pixels_read=pictures_opened() - opened,
-        seconds={
-            "read": round(read - started, 3),
-            "fit": round(fitted - read, 3),
-            "evaluate": round(done - fitted, 3),
-        },
+        pixels_read=pictures_opened() - before,
+        seconds={"read": round(reading, 3), "fit": round(fitting, 3), "evaluate": round(done - now, 3)},
         versions=dict(sorted(library_versions().items())),
-        where=where,
-        group=group,
-        classes_asked=None if classes is None else list(classes),
-        min_groups=min_groups,
+        **asked,
+        spaces=[space.name for space in data.spaces],
+        encoders=[space.passport.encoder for space in data.spaces],
+        fingerprints=[space.fingerprint.hex() for space in data.spaces],
+        level=None if units is None else units.column,
+        pool=None if units is None else rule,
+        on_conflict=on_conflict,
+        pictures=len(shown.items),
+        training_pictures=len(seen.items),
+        metric=metric,
     )
-    probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities)
-    rows = development
-    return register(store, data.task, data.space, probe, data.items[rows], data.contents[rows], data.y[rows])
+    pictures = (None, None) if units is None else (shown.items, shown.rows)
+    probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities, *pictures)
+    return register(
+        store, data.task, data.spaces, probe, seen.items, seen.contents, y, None if units is None else seen.rows
+    )
+
+
+def _estimator(model: str, seed: int, metric: str, nest: bool) -> Any:
+    """A new estimator, told what it can be told.
+
+    Raises
+    ------
+    NotFound
+        There is no such model.
+    UsageError
+        It can't choose by this metric.
+    """
+    made: Any = make(model, seed=seed)
+    can = made.get_params()
+    if "nested" in can:
+        made.set_params(nested=nest)
+    if "scoring" in can:
+        made.set_params(scoring=metric)
+    elif metric != "auc":
+        raise UsageError(
+            f"the model {model} chooses its parameters by auc alone", expected="--metric auc", do="leave --metric away"
+        )
+    return made
+
+
+def _dtype(model: str, n: int, dim: int) -> npt.DTypeLike:
+    """What vectors are handed over as: float16, as they are stored, where there are very many values."""
+    return np.float16 if model in HALF_MODELS and n * dim > HALF_VALUES else np.float32
+
+
+class _Members(NamedTuple):
+    """Pictures of some rows; `rows` is the row of each."""
+
+    items: IntArray
+    contents: IntArray
+    rows: IntArray
+
+
+def _members(data: Dataset, rows: BoolArray) -> _Members:
+    if data.units is None:
+        return _Members(data.items[rows], data.contents[rows], np.arange(int(rows.sum())))
+    units = data.units.only(rows)
+    return _Members(units.items, units.contents, units.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which of several poolings is best, and out-of-fold probabilities that are honest about the choice."""
+
+    best: int
+    scores: list[float | None]
+    out_of_fold: DoubleArray
+
+    @classmethod
+    def of(cls, fitted: Sequence[Any], data: Dataset, y: npt.NDArray[Any], metric: str) -> _Choice:
+        """The best by the mean over folds; each fold's predictions are of what is best on the other folds."""
+        if len(fitted) == 1:
+            return cls(0, [None], fitted[0].oof_)
+        folds = fitted[0].folds_  # dealt by groups: the same for every pooling
+        table = np.array(
+            [
+                [_score(y[folds == f], one.oof_[folds == f], data, metric) for f in range(int(folds.max()) + 1)]
+                for one in fitted
+            ]
+        )
+        out = np.empty_like(fitted[0].oof_)
+        for fold in range(table.shape[1]):
+            chosen = _best(np.delete(table, fold, axis=1))
+            out[folds == fold] = fitted[chosen].oof_[folds == fold]
+        means = [_mean(row) for row in table]
+        return cls(_best(table), [mean if np.isfinite(mean) else None for mean in means], out)
+
+
+def _best(table: DoubleArray) -> int:
+    """The row of the highest mean; of equals the first."""
+    return int(np.argmax([_mean(row) for row in table]))
+
+
+def _mean(scores: DoubleArray) -> float:
+    """Of those that are defined; the lowest there is where none is."""
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if len(known) else -np.inf
+
+
+def _score(y: npt.NDArray[Any], probabilities: DoubleArray, data: Dataset, metric: str) -> float:
+    """Of some rows; the higher the better; NaN where it is not defined."""
+    if metric == "log_loss":
+        truth = y if y.ndim == 2 else y[:, None] == np.arange(len(data.classes))
+        chance = np.clip(probabilities, 1e-15, 1)
+        held = np.log(chance) * (truth == 1)
+        if y.ndim == 2:
+            held = held + np.log(np.clip(1 - probabilities, 1e-15, 1)) * (truth == 0)
+            return float(held.sum() / max(1, int((truth == truth).sum())))
+        return float(held.sum(axis=1).mean())
+    value = getattr(evaluate(y, probabilities, data.classes, data.task.kind, n_boot=0), metric)
+    return float("nan") if value is None else float(value)
+
+
+def _fit_notes(estimator: Any) -> list[str]:
+    """What the solver has to say of its own work."""
+    notes = []
+    if getattr(estimator, "converged_", True) is False:
+        told = getattr(estimator, "n_iter_", None)
+        after = "" if told is None else f" after {int(np.max(told))} iterations"
+        notes.append(f"the solver had not converged{after}: another run may score otherwise")
+    edge = getattr(estimator, "edge_", "")
+    if edge:
+        notes.append(f"the best strength lies at the edge of the grid ({edge}): a better one may lie beyond")
+    return notes
 
 
 def _check_learnable(data: Dataset, development: BoolArray) -> None:
@@ -167,14 +383,19 @@ def _groups_line(data: Dataset) -> str:
     return f"groups: {data.group_column}, {len(np.unique(data.groups))} of them"
 
 
-_CHOSEN = ("C_", "k_", "temperature_", "converged_", "n_iter_")
+_CHOSEN = (
+    *("C_", "k_", "temperature_", "alpha_", "epochs_", "split_"),
+    *("converged_", "n_iter_", "edge_", "device_"),
+)
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:
     """What was chosen inside the training part."""
     found = {name.rstrip("_"): getattr(estimator, name, None) for name in _CHOSEN}
     chosen = {
-        name: value.item() if hasattr(value, "item") else value for name, value in found.items() if value is not None
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in found.items()
+        if value is not None and not (isinstance(value, str) and not value)
     }
     return dict(sorted((chosen | {"folds": int(np.max(estimator.folds_)) + 1}).items()))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.numpy import save as pack
 from vecstore.errors import NotFound, SpaceMismatch
 from vecstore.probes import saved
 from vecstore.probes.metrics import Scores
+from vecstore.probes.pooling import pooled
 from vecstore.records import DoubleArray, FloatArray, IntArray
 from vecstore.store import Model, Space, Store, Task
 
@@ -32,13 +33,14 @@ class Record:
     training_counts : dict
         Items per class it was trained on.
     space, encoder, fingerprint : str
-    model : {"probe", "svm", "knn"}
+        Of several spaces those of the first; all of them are in `spaces`, `encoders` and `fingerprints`.
+    model : {"probe", "svm", "knn", "mlp", "forest"}
     parameters : dict
         What was chosen, and how.
     part : {"test", "out-of-fold"}
         Where the scores come from.
     n, groups : int
-        Items and groups evaluated.
+        Items (at a level: units) and groups evaluated.
     trained_on, training_groups : int
     group_column : str or None
     auc, accuracy, balanced_accuracy : float or None
@@ -56,6 +58,18 @@ class Record:
     versions : dict
     where, group, classes_asked, min_groups
         What was asked for when it was trained.
+    spaces, encoders, fingerprints : list of str
+        Whose vectors stand side by side, in this order.
+    level : str or None
+        The column whose equal values make a unit; None where every picture counts by itself.
+    pool : {"mean", "max", "unit-mean"} or None
+        How the vectors of a unit become one.
+    on_conflict : {"error", "first", "any", "drop"}
+        What was done with units whose pictures disagree.
+    pictures, training_pictures : int
+        Pictures evaluated and trained on; without a level `n` and `trained_on`.
+    metric : {"auc", "log_loss", "accuracy", "balanced_accuracy"}
+        What the parameters were chosen by.
     """
 
     task: str
@@ -92,6 +106,15 @@ class Record:
     group: str | None = None
     classes_asked: list[str] | None = None
     min_groups: int | None = None
+    spaces: list[str] = field(default_factory=list)
+    encoders: list[str] = field(default_factory=list)
+    fingerprints: list[str] = field(default_factory=list)
+    level: str | None = None
+    pool: str | None = None
+    on_conflict: str = "error"
+    pictures: int = 0
+    training_pictures: int = 0
+    metric: str = "auc"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -109,11 +132,13 @@ class Probe:
     model : Model or None
         As registered in the store.
     items : ndarray of shape (n,), int64
-        Items of the evaluated part.
+        Items of the evaluated part; at a level the first picture of each unit.
     y : ndarray of shape (n,) or (n, n_classes)
         Their labels.
     probabilities : ndarray of shape (n, n_classes), float64
         What the record's scores were computed from.
+    pictures, rows : ndarray of shape (m,), int64, or None
+        At a level: all pictures of the evaluated units, ascending, and the row of each.
     """
 
     record: Record
@@ -122,20 +147,23 @@ class Probe:
     items: IntArray
     y: npt.NDArray[np.generic]
     probabilities: DoubleArray
+    pictures: IntArray | None = None
+    rows: IntArray | None = None
 
-    def check(self, fingerprint: bytes, what: str) -> None:
-        """Refuse vectors of another fingerprint.
+    def check(self, fingerprint: bytes, what: str, place: int = 0) -> None:
+        """Refuse vectors of another fingerprint than that of the space at `place`, from 0.
 
         Raises
         ------
         SpaceMismatch
         """
-        if fingerprint.hex() != self.record.fingerprint:
-            trained = f"{self.record.fingerprint[:12]} ({self.record.encoder})"
+        expected, encoder = self.record.fingerprints[place], self.record.encoders[place]
+        if fingerprint.hex() != expected:
             raise SpaceMismatch(
-                f"{what} has the fingerprint {fingerprint.hex()[:12]}; this probe was trained on {trained}",
-                expected=f"vectors of the space {self.record.space}",
-                do=f"use --encoder {self.record.encoder} with the same weights, or train on the other space",
+                f"{what} has the fingerprint {fingerprint.hex()[:12]}; this probe was trained on"
+                f" {expected[:12]} ({encoder})",
+                expected=f"vectors of the space {self.record.spaces[place]}",
+                do=f"use --encoder {encoder} with the same weights, or train on the other space",
             )
 
     def predict_proba(self, vectors: FloatArray) -> DoubleArray:
@@ -159,62 +187,74 @@ def scored(scores: Scores) -> dict[str, Any]:
     }
 
 
-def space_of(store: Store, probe: Probe) -> Space:
-    """The space a probe was trained on.
+def spaces_of(store: Store, probe: Probe) -> list[Space]:
+    """The spaces a probe was trained on, in its order.
 
     Raises
     ------
     NotFound
-        The store does not have it.
+        The store does not have one of them.
     """
-    for space in store.spaces():
-        if space.fingerprint.hex() == probe.record.fingerprint:
-            return space
-    raise NotFound(
-        f"{store.path} has no space with the fingerprint {probe.record.fingerprint[:12]}",
-        expected=f"vectors of {probe.record.encoder}",
-        do=f"embed them: vecstore ingest ARCHIVE --store {store.path} --encoder {probe.record.encoder}",
-    )
+    known = {space.fingerprint.hex(): space for space in store.spaces()}
+    for fingerprint, encoder in zip(probe.record.fingerprints, probe.record.encoders, strict=True):
+        if fingerprint not in known:
+            raise NotFound(
+                f"{store.path} has no space with the fingerprint {fingerprint[:12]}",
+                expected=f"vectors of {encoder}",
+                do=f"embed them: vecstore ingest ARCHIVE --store {store.path} --encoder {encoder}",
+            )
+    return [known[fingerprint] for fingerprint in probe.record.fingerprints]
 
 
 def register(
     store: Store,
     task: Task,
-    space: Space,
+    spaces: Sequence[Space],
     probe: Probe,
     seen: IntArray,
     contents: IntArray,
     targets: npt.NDArray[np.generic],
+    rows: IntArray | None = None,
 ) -> Probe:
     """Write a probe's files into the store and register it; returns it with its `model`.
 
     Parameters
     ----------
-    store, task, space, probe
+    store, task, spaces, probe
+        The catalog names the first space; the record names all.
     seen, contents : ndarray of shape (m,), int64
         Items it was trained on, and their contents.
-    targets : ndarray of shape (m,) or (m, n_classes)
+    targets : ndarray of shape (n,) or (n, n_classes)
         Their labels. A kNN model keeps contents and labels, and no vectors: so forgetting a patient leaves
         nothing of it in a model.
+    rows : ndarray of shape (m,), int64, optional
+        At a level: which of the n units each item belongs to.
     """
     files = saved.to_files(probe.estimator, probe.record.to_dict())
     arrays: dict[str, npt.NDArray[Any]] = {"items": probe.items, "y": probe.y, "probabilities": probe.probabilities}
+    if probe.pictures is not None and probe.rows is not None:
+        arrays |= {"pictures": probe.pictures, "rows": probe.rows}
     if probe.record.model == "knn":
         arrays |= {"contents": contents, "contents_y": targets}
+        if rows is not None:
+            arrays["contents_rows"] = rows
     files["predictions.safetensors"] = pack({name: np.ascontiguousarray(values) for name, values in arrays.items()})
     record = probe.record
     arguments = {
         "task": record.task,
         "model": record.model,
-        "space": record.space,
+        "space": record.space if len(spaces) == 1 else record.spaces,
         "group": record.group,
         "where": record.where,
         "min_groups": record.min_groups,
         "classes": record.classes_asked,
         "seed": record.seed,
     }
-    model = store.add_model(task, space, files, record.to_dict(), seen, arguments)
-    return Probe(probe.record, probe.estimator, model, probe.items, probe.y, probe.probabilities)
+    if record.level is not None:
+        arguments |= {"level": record.level, "pool": record.pool, "on_conflict": record.on_conflict}
+    if record.metric != "auc":
+        arguments["metric"] = record.metric
+    return replace(probe, model=store.add_model(task, spaces[0], files, record.to_dict(), seen, arguments))
 
 
 def load(store: Store, task: str, model: int | None = None) -> Probe:
@@ -242,10 +282,25 @@ def _load(store: Store, model: Model) -> Probe:
     files = store.model_files(model)
     arrays = unpack(files.pop("predictions.safetensors"))
     estimator, record = saved.from_files(files)
-    probe = Probe(Record(**_fields(record)), estimator, model, arrays["items"], arrays["y"], arrays["probabilities"])
+    probe = Probe(
+        Record(**_fields(record)),
+        estimator,
+        model,
+        arrays["items"],
+        arrays["y"],
+        arrays["probabilities"],
+        arrays.get("pictures"),
+        arrays.get("rows"),
+    )
     if probe.record.model == "knn":
-        vectors = store.vectors(space_of(store, probe), arrays["contents"])
-        estimator.attach(vectors, arrays["contents_y"])
+        spaces, targets = spaces_of(store, probe), arrays["contents_y"]
+        if "contents_rows" not in arrays:
+            vectors = store.vectors(spaces, arrays["contents"])
+        else:
+            members = store.vectors(spaces, arrays["contents"], np.float16)
+            widths = [space.dim for space in spaces]
+            vectors = pooled(members, arrays["contents_rows"], len(targets), str(probe.record.pool), widths)
+        estimator.attach(vectors, targets)
     return probe
 
 
@@ -255,4 +310,9 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
     rank = {name: i for i, name in enumerate(fields["classes"])}
     for name in _PER_CLASS:
         fields[name] = dict(sorted(fields[name].items(), key=lambda entry: rank[entry[0]]))
+    # What a version before several spaces and levels did not write.
+    for several, one in (("spaces", "space"), ("encoders", "encoder"), ("fingerprints", "fingerprint")):
+        fields.setdefault(several, [fields[one]])
+    fields.setdefault("pictures", fields["n"])
+    fields.setdefault("training_pictures", fields["trained_on"])
     return fields

@@ -26,11 +26,14 @@ COMMANDS = {
     "train": "learn",
     "evaluate": "learn",
     "predict": "learn",
+    "zero-shot": "ask",
+    "learning-curve": "ask",
     "search": "find",
     "search-eval": "indexing",
     "neighbors": "indexing",
     "index": "indexing",
     "export": "find",
+    "export-model": "ask",
     "demo": "demonstrate",
 }
 """Command to the module that defines it, in the order of the help page."""
@@ -210,6 +213,21 @@ def echo_facts(facts: Iterable[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         click.echo(f"{name.ljust(width)}  {value}")
+
+
+MOST_LISTED = 12
+"""Entries of a list that a person is shown; JSON has all of them."""
+
+
+def listed(entries: Iterable[str]) -> str:
+    """A list for a person: a task of 161 classes fills no screen.
+
+    >>> listed(["a 1", "b 2"]), listed(str(n) for n in range(14))
+    ('a 1, b 2', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more')
+    """
+    told = list(entries)
+    more = len(told) - MOST_LISTED
+    return ", ".join(told[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 class Lines:

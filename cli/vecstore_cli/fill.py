@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +13,14 @@ from vecstore_cli._shared import (
     echo_json,
     encoder_options,
     json_option,
+    listed,
     progress,
     split_commas,
     store_argument,
 )
+
+if TYPE_CHECKING:
+    from vecstore.labelling import LabelResult
 
 
 @click.command()
@@ -150,6 +155,18 @@ def ingest(
 @click.option("--columns", metavar="COLUMN,…", help="Further columns that become item columns.")
 @click.option("--positive", metavar="VALUE", help="The positive value; all others are negative.")
 @click.option("--ignore", metavar="VALUE,…", help="Values that mean 'not labelled' (a comma inside a value: \\,).")
+@click.option(
+    "--uncertain",
+    metavar="VALUE,…",
+    help="Values that mean 'uncertain' [in several columns of 0 and 1: -1, u, uncertain].",
+)
+@click.option(
+    "--uncertain-policy",
+    type=click.Choice(["ignore", "ones", "zeros"]),
+    default="ignore",
+    show_default=True,
+    help="What an uncertain label is taken for: unknown, positive, or negative.",
+)
 @click.option("--delimiter", metavar="CHAR", help="Several labels in one cell, divided by this: a multi-label task.")
 @click.option(
     "--on-conflict",
@@ -173,6 +190,8 @@ def label(
     columns: str | None,
     positive: str | None,
     ignore: str | None,
+    uncertain: str | None,
+    uncertain_policy: str,
     delimiter: str | None,
     on_conflict: str,
     source: str | None,
@@ -185,6 +204,9 @@ def label(
       vecstore label chest.vecs findings.csv --task pneumonia --key path --value label --columns patient,age,sex
       vecstore label eyes.vecs labels.csv --task findings --key file --value N,D,G,C,A,H,M,O --columns patient_id
       vecstore label ct.vecs --task modality --column Modality
+
+    Of columns of 0 and 1, -1 means uncertain, and an empty cell not labelled: neither counts for or against a class,
+    unless --uncertain-policy takes the uncertain ones for positive or negative.
     """
     from vecstore.label import label as run
     from vecstore.store import Store
@@ -201,6 +223,8 @@ def label(
             columns=split_commas(columns),
             positive=positive,
             ignore=split_commas(ignore),
+            uncertain=None if uncertain is None else split_commas(uncertain),
+            uncertain_policy=uncertain_policy,  # type: ignore[arg-type]
             delimiter=delimiter,
             on_conflict=on_conflict,  # type: ignore[arg-type]
             source=source,
@@ -212,19 +236,26 @@ def label(
     click.echo(f"{result.task}: {result.kind}, {result.matched} items labelled, joined by {result.rule}")
     echo_facts(
         [
-            ("classes", ", ".join(f"{name} {result.counts.get(name, 0)}" for name in result.classes)),
+            ("classes", listed(f"{name} {result.counts.get(name, 0)}" for name in result.classes)),
             ("rows without an item", _examples(result.unmatched_rows, result.examples["unmatched_rows"])),
             ("items without a label", _examples(result.unlabelled_items, result.examples["unlabelled_items"])),
             ("rows without a value", result.empty_rows or ""),
+            ("uncertain labels", _uncertain(result)),
             ("conflicts", f"{result.conflicts}, resolved: {on_conflict}" if result.conflicts else ""),
-            ("item columns", ", ".join(result.columns)),
+            ("item columns", listed(result.columns)),
             (
                 "differing rows",
-                ", ".join(f"{c}: {n} items, first value kept" for c, n in result.differing_values.items()),
+                listed(f"{c}: {n} items, first value kept" for c, n in result.differing_values.items()),
             ),
             ("columns widened", ", ".join(f"{c} to {kind}" for c, kind in result.columns_widened.items())),
         ]
     )
+
+
+def _uncertain(result: LabelResult) -> str:
+    """How many there were, and what became of them."""
+    became = {"ignore": "ignored, as if not labelled", "ones": "taken for 1", "zeros": "taken for 0"}
+    return f"{result.uncertain}, {became[result.uncertain_policy]}" if result.uncertain else ""
 
 
 def _examples(count: int, examples: list[str]) -> str:

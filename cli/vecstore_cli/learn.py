@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vecstore.probes import CLASSES
 from vecstore_cli._shared import (
     command,
     echo_facts,
     echo_json,
-    encoder_options,
     json_option,
-    space_option,
+    listed,
     split_commas,
     store_argument,
 )
@@ -28,12 +28,43 @@ if TYPE_CHECKING:
 @click.argument("task")
 @click.option(
     "--model",
-    type=click.Choice(["probe", "svm", "knn"]),
+    type=click.Choice(list(CLASSES)),
     default="probe",
     show_default=True,
-    help="Logistic regression, linear SVM, or nearest neighbours.",
+    help="Logistic regression, linear SVM, nearest neighbours, one hidden layer, or a random forest.",
 )
-@space_option
+@click.option(
+    "--space",
+    multiple=True,
+    metavar="NAME",
+    help="Which vectors, where the store has several spaces; given twice, those of both side by side.",
+)
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    help="Classify units, not pictures: patient, study, series, lesion, or any column whose equal values are one unit.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["auto", "mean", "max", "unit-mean"]),
+    default="auto",
+    show_default=True,
+    help="How the vectors of a unit become one; auto: what is best in cross-validation.",
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["error", "first", "any", "drop"]),
+    default="error",
+    show_default=True,
+    help="Units whose pictures disagree in label or official part.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["auc", "log_loss", "accuracy", "balanced_accuracy"]),
+    default="auc",
+    show_default=True,
+    help="What strength and pooling are chosen by.",
+)
 @click.option(
     "--group",
     metavar="COLUMN",
@@ -50,7 +81,11 @@ def train(
     store: str,
     task: str,
     model: str,
-    space: str | None,
+    space: tuple[str, ...],
+    level: str | None,
+    pool: str,
+    on_conflict: str,
+    metric: str,
     group: str | None,
     where: str | None,
     min_groups: int,
@@ -63,12 +98,14 @@ def train(
 
     On the official test part where the task has one, else out of fold. No picture is opened.
 
+    With --level a unit counts once, however many pictures it has; folds and intervals are still by group.
+
     \b
       vecstore train chest.vecs pneumonia
       vecstore train chest.vecs pneumonia --model knn --group patient_id --report pneumonia.html
+      vecstore train chest.vecs pneumonia --level patient
     """
     from vecstore.files import output_file
-    from vecstore.pages import write_training_page
     from vecstore.store import Store
     from vecstore.train import train as run
 
@@ -79,7 +116,11 @@ def train(
             opened,
             task,
             model=model,
-            space=space,
+            space=list(space) or None,
+            level=level,
+            pool=pool,
+            on_conflict=on_conflict,
+            metric=metric,
             group=group,
             where=where,
             min_groups=min_groups,
@@ -87,6 +128,8 @@ def train(
             seed=seed,
         )
         if report:
+            from vecstore.pages import write_training_page  # draws: half a second that a number does not need
+
             write_training_page(opened, probe, report)
     _show(probe, as_json)
 
@@ -106,7 +149,6 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
     """
     from vecstore.evaluate import evaluate as run
     from vecstore.files import output_file
-    from vecstore.pages import write_training_page
     from vecstore.store import Store
 
     if report:
@@ -114,6 +156,8 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
     with Store(store) as opened:
         probe = run(opened, task, model=model)
         if report:
+            from vecstore.pages import write_training_page  # draws: half a second that a number does not need
+
             write_training_page(opened, probe, report)
     _show(probe, as_json)
 
@@ -123,7 +167,14 @@ def _show(probe: Probe, as_json: bool) -> None:
     if as_json:
         echo_json(record)
         return
-    where = f"{record['part']}: {record['n']} items in {record['groups']} groups"
+    rows = f"{record['n']} items"
+    if record["level"]:
+        rows = f"{record['n']} units of {record['level']} ({record['pictures']} pictures)"
+    where = f"{record['part']}: {rows} in {record['groups']} groups"
+    counts = listed(f"{name} {number}" for name, number in record["training_counts"].items())
+    spaces = " + ".join(record["spaces"])
+    made = f"{record['model']} {record['model_id']} in space {spaces}, {record['parameters']}"
+    trained = f"{record['trained_on']} {'units' if record['level'] else 'items'} in {record['training_groups']} groups"
     click.echo(f"{record['task']}: AUC {_number(record['auc'])}{_interval(record['auc_interval'])} {where}")
     echo_facts(
         [
@@ -132,18 +183,26 @@ def _show(probe: Probe, as_json: bool) -> None:
                 "balanced accuracy",
                 _number(record["balanced_accuracy"]) + _interval(record["balanced_accuracy_interval"]),
             ),
-            ("AUC per class", ", ".join(f"{name} {_number(auc)}" for name, auc in record["auc_per_class"].items())),
-            (
-                "trained on",
-                f"{record['trained_on']} items in {record['training_groups']} groups, {record['training_counts']}",
-            ),
+            ("AUC per class", listed(f"{name} {_number(auc)}" for name, auc in record["auc_per_class"].items())),
+            ("trained on", f"{trained}: {counts}"),
+            ("level", f"{record['level']}, vectors pooled by {record['pool']}" if record["level"] else ""),
             ("groups", record["group_column"] or "no column known; identical pictures are kept together"),
-            ("model", f"{record['model']} {record['model_id']} in space {record['space']}, {record['parameters']}"),
+            ("model", made),
             ("pixels read", str(record["pixels_read"])),
         ]
     )
     for note in record["notes"]:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {_shortened(note)}")
+
+
+_LONGEST_NOTE = 400
+
+
+def _shortened(note: str) -> str:
+    """A note that names a hundred classes is cut for a person."""
+    if len(note) <= _LONGEST_NOTE:
+        return note
+    return f"{note[:_LONGEST_NOTE].rpartition(',')[0] or note[:_LONGEST_NOTE]} … (all of it: --json)"
 
 
 def _number(value: float | None) -> str:
@@ -160,8 +219,20 @@ def _interval(interval: list[float] | None) -> str:
 @click.argument("images", nargs=-1, type=click.Path())
 @click.option("--where", metavar="SQL", help="Which items of the store, where no images are given.")
 @click.option("--model", type=int, metavar="ID", help="A model by its id; the newest by default.")
-@click.option("--encoder", metavar="NAME", help="How to open the model's encoder, where its own name does not find it.")
-@encoder_options
+@click.option(
+    "--encoder",
+    multiple=True,
+    metavar="NAME",
+    help="How to open the model's encoder, where its own name does not find it; of several spaces one each.",
+)
+@click.option(
+    "--weights",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Weights file of the encoder (safetensors or checkpoint); of several spaces one each, '' for none.",
+)
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; the best there is by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row instead of CSV.")
 @command
 def predict(
@@ -170,15 +241,17 @@ def predict(
     images: tuple[str, ...],
     where: str | None,
     model: int | None,
-    encoder: str | None,
-    weights: str | None,
+    encoder: tuple[str, ...],
+    weights: tuple[str, ...],
     device: str | None,
     as_json: bool,
 ) -> None:
     """Apply the newest model of TASK to new IMAGES, or to every item of the store.
 
     CSV on standard output: item, predicted class, probability per class; for items of the store also whether the
-    model was trained on them. A picture that can't be read has a row without values, and its reason on standard error.
+    model was trained on them. A model of a level gives a row per unit of the store: its value and number of pictures;
+    of new images each is scored by itself. A picture that can't be read has a row without values, and its reason on
+    standard error.
 
     \b
       vecstore predict chest.vecs pneumonia new1.png new2.png
@@ -196,10 +269,21 @@ def predict(
         probe = load(opened, task, model)
         classes = probe.record.classes
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        rows = run(opened, probe, images or None, where=where, encoder=encoder, weights=weights, device=device)
-        stored = not images
-        header = ["item", *(["item_id"] if stored else []), "class", *(f"probability_{name}" for name in classes)]
-        header += ["in_training"] if stored else []
+        rows = run(
+            opened,
+            probe,
+            images or None,
+            where=where,
+            encoder=list(encoder) or None,
+            weights=list(weights) or None,
+            device=device,
+        )
+        level = probe.record.level
+        if level and images:
+            click.echo(f"note: the model is of the level {level}; each new picture is scored by itself", err=True)
+        first = ["item"] if images else ["unit", "pictures"] if level else ["item", "item_id"]
+        header = [*first, "class", *(f"probability_{name}" for name in classes)]
+        header += [] if images else ["in_training"]
         if not as_json:
             writer.writerow(header)
         for row in rows:
@@ -210,14 +294,17 @@ def predict(
             if as_json:
                 told: dict[str, Any] = {"item": row.item, "item_id": row.item_id, "class": row.predicted}
                 told |= {"probabilities": row.probabilities, "in_training": row.in_training, "reason": row.reason}
+                told["pictures"] = row.pictures
                 echo_json(told)
             else:
                 cells = [f"{row.probabilities[name]:.6g}" if row.probabilities else "" for name in classes]
-                cells += [("no", "yes")[row.in_training]] if stored else []
-                writer.writerow([row.item, *([row.item_id] if stored else []), row.predicted, *cells])
+                cells += [] if images else [("no", "yes")[row.in_training]]
+                second: list[int | None] = [] if images else [row.pictures if level else row.item_id]
+                writer.writerow([row.item, *second, row.predicted, *cells])
     if trained:
+        what = "units" if level else "items"
         click.echo(
-            f"note: the model was trained on {trained} of these items, so their predictions flatter it; its honest"
+            f"note: the model was trained on {trained} of these {what}, so their predictions flatter it; its honest"
             f" figures: vecstore evaluate {store} {task}",
             err=True,
         )

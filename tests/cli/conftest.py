@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+
+from vecstore.encoders.base import Encoder, unit_rows
+from vecstore.records import FloatArray
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., Result]
@@ -102,16 +105,31 @@ def store(place: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(place / "chest.vecs", tmp_path / "chest.vecs"))
 
 
+def _with_texts(encoder: Encoder) -> Encoder:
+    """An encoder that also has texts, with vectors that mean nothing."""
+
+    class Talking(type(encoder)):  # type: ignore[misc]
+        def encode_text(self, texts: Sequence[str]) -> FloatArray:
+            rows = [np.random.default_rng(list(text.encode())).normal(size=self.passport.dim) for text in texts]
+            return unit_rows(np.array(rows, np.float32))
+
+    encoder.__class__ = Talking
+    return encoder
+
+
 @pytest.fixture
 def fake_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder's name opens the fake one: what is tested is not the network."""
     import importlib
 
-    for name in ("ingest", "predict", "search"):
+    for name in ("ingest", "predict", "search", "zeroshot"):
         module = importlib.import_module(f"vecstore.{name}")
         real = module.open_encoder
 
-        def fake(name: str, real: Callable[..., object] = real, **_: object) -> object:
-            return real(name if name.startswith("fake") else "fake:64" if name == "bundled" else "fake:32")
+        def fake(
+            name: str, real: Callable[..., Encoder] = real, asks: bool = name == "zeroshot", **_: object
+        ) -> Encoder:
+            opened = real(name if name.startswith("fake") else "fake:64" if name == "bundled" else "fake:32")
+            return _with_texts(opened) if asks else opened
 
         monkeypatch.setattr(module, "open_encoder", fake)

@@ -8,7 +8,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -338,6 +338,103 @@ def test_labels_nothing_can_be_learned_from_are_told(vecstore: Call, store: Path
     table.write_text("path,label\n" + "".join(f"{i:03d}.png,{'rare' if i < 4 else 'same'}\n" for i in range(60)))
     assert vecstore(*arguments).exit_code == 0
     _refused(vecstore("train", store, "one"), 1, "expected")
+
+
+def _label(vecstore: Call, store: Path, table: Path, rows: Iterable[tuple[object, ...]], *options: str) -> Result:
+    """Import `rows` of (number of the picture, values …) as the task x."""
+    lines = [",".join([f"{number:03d}.png", *map(str, values)]) for number, *values in rows]
+    width = lines[0].count(",")
+    header = ",".join(["path", "label", "part", "more"][: width + 1])
+    table.write_text("\n".join([header, *lines]) + "\n")
+    return vecstore("label", store, table, "--task", "x", "--key", "path", "--value", "label", *options)
+
+
+def _pairs(i: int) -> str:
+    return "ab"[i // 3 % 2]
+
+
+def test_one_class_only_is_told_when_labelled_and_when_trained(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    done = _label(vecstore, store, table, ((i, "same") for i in range(60)))
+    _refused(done, 1, "every labelled item has the value 'same'", "expected at least two classes", "check --value")
+    assert _label(vecstore, store, table, ((i, _pairs(i)) for i in range(60))).exit_code == 0
+    done = vecstore("train", store, "x", "--where", "pneumonia = 'normal'")
+    _refused(done, 1, "task 'x': ", "in the classes: a", "expected at least two classes", "--min-groups")
+    done = vecstore("train", store, "x", "--classes", "a")
+    _refused(done, 1, "task 'x': 30 items, in the classes: a", "expected at least two classes")
+
+
+def test_labels_that_are_no_labels_are_told_or_counted(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    done = _label(vecstore, store, table, ((i, ("nan", "", "NaN")[i % 3]) for i in range(60)))
+    _refused(done, 1, "no row of t.csv gives an item a label (60 rows", "expected keys such as")
+    done = _label(vecstore, store, table, ((i, "nan" if i < 6 else _pairs(i)) for i in range(60)))
+    assert done.exit_code == 0
+    assert re.search(r"^rows without a value +6$", done.stdout, re.M)
+    assert re.search(r"^items without a label +6 \(000.png, ", done.stdout, re.M)
+    assert " 54 items in 18 groups" in vecstore("train", store, "x", "--model", "knn").stdout
+
+
+def test_a_class_in_too_few_groups_for_folds_is_told(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    _label(vecstore, store, table, ((i, "rare" if i < 3 else _pairs(i)) for i in range(60)))
+    done = vecstore("train", store, "x", "--min-groups", "1")
+    _refused(done, 1, "class rare is in 1 groups", "expected every class in at least 2 groups", "leave the class out")
+    left_out = vecstore("train", store, "x", "--model", "knn")
+    assert "note: left out, in fewer than 5 groups: rare (1)" in left_out.stdout
+    _label(vecstore, store, table, ((i, "rare" if i < 9 else _pairs(i)) for i in range(60)))
+    fewer = vecstore("train", store, "x", "--min-groups", "1", "--model", "knn")
+    assert "note: 3 folds instead of 5: each needs some of every class, and no group is divided" in fewer.stdout
+    assert "'folds': 3" in fewer.stdout
+
+
+def test_fewer_groups_than_folds_is_told(vecstore: Call, store: Path) -> None:
+    # Either sex has both classes: two groups, two folds.
+    fewer = vecstore("train", store, "pneumonia", "--group", "sex", "--min-groups", "1", "--model", "knn")
+    assert "note: 2 folds instead of 5" in fewer.stdout
+    assert " in 2 groups" in fewer.stdout
+    done = vecstore("train", store, "pneumonia", "--group", "sex", "--min-groups", "1", "--where", "sex = 'F'")
+    _refused(done, 1, "class normal is in 1 groups", "expected every class in at least 2 groups", "group column")
+    done = vecstore("train", store, "pneumonia", "--group", "sex")
+    _refused(done, 1, "left out, in fewer than 5 groups: normal (2), pneumonia (2)", "expected at least two classes")
+
+
+def test_a_group_on_both_sides_of_an_official_split_is_dropped_from_training(
+    vecstore: Call, store: Path, tmp_path: Path
+) -> None:
+    rows = [(i, _pairs(i), "test" if i >= 48 or i in (0, 3) else "train") for i in range(60)]
+    assert _label(vecstore, store, tmp_path / "t.csv", rows, "--split-column", "part").exit_code == 0
+    done = vecstore("train", store, "x", "--model", "knn")
+    said = "note: official split: 4 training items were dropped, of 2 groups (or identical pictures) that are also in"
+    assert said in done.stdout
+    assert " test: 14 items in 6 groups" in done.stdout
+    assert re.search(r"^trained on +42 items in 14 groups: a 21, b 21$", done.stdout, re.M)
+
+
+def test_units_that_disagree_and_levels_that_are_not_there_are_told(
+    vecstore: Call, store: Path, tmp_path: Path
+) -> None:
+    _refused(
+        vecstore("train", store, "pneumonia", "--level", "study"),
+        2,
+        "no column for the level 'study'",
+        "expected StudyInstanceUID, study, StudyID",
+        "--level COLUMN",
+    )
+    rows = [(i, "b" if i == 0 else _pairs(i)) for i in range(60)]
+    assert _label(vecstore, store, tmp_path / "t.csv", rows).exit_code == 0
+    done = vecstore("train", store, "x", "--level", "patient")
+    _refused(done, 2, "1 units of patient_id have pictures that disagree: p00 (a / b)", "--on-conflict first, any or")
+    resolved = vecstore("train", store, "x", "--level", "patient", "--on-conflict", "drop", "--pool", "mean")
+    assert resolved.exit_code == 0, resolved.output
+    assert "note: 1 units of patient_id have pictures that disagree, left out" in resolved.stdout
+    _refused(vecstore("train", store, "x", "--pool", "max"), 2, "--pool max without units", "add --level COLUMN")
+
+
+def test_an_uncertain_policy_that_says_nothing_is_told(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    rows = [(i, "u" if i == 0 else "abc"[i % 3]) for i in range(60)]
+    done = _label(vecstore, store, tmp_path / "t.csv", rows, "--uncertain", "u", "--uncertain-policy", "ones")
+    _refused(done, 2, "for a task with 3 certain classes (a, b, c)", "expected a task of two classes", "--positive")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ def test_train_and_evaluate_say_how_good_it_is_and_that_no_pixel_was_read(
         assert (found["n"], found["groups"], found["pixels_read"], found["model"]) == (60, 20, 0, model)
 
 
+def test_what_is_new_is_named_in_json(vecstore: Call, store: Path, place: Path, tmp_path: Path) -> None:
+    found = _only(vecstore("train", store, "pneumonia", "--model", "knn", "--level", "patient", "--json"))
+    assert (found["level"], found["n"], found["pictures"], found["training_pictures"]) == ("patient_id", 20, 60, 60)
+    assert (found["spaces"], found["encoders"], found["metric"]) == (["fake-64"], ["fake:64"], "auc")
+    rows = [json.loads(line) for line in vecstore("predict", store, "pneumonia", "--json").stdout.splitlines()]
+    assert [(row["item"], row["item_id"], row["pictures"]) for row in rows[:2]] == [("p00", None, 3), ("p01", None, 3)]
+    table = tmp_path / "t.csv"
+    table.write_text("path,A,B\n000.png,1,0\n001.png,-1,1\n002.png,0,1\n")
+    arguments = ("--task", "t", "--key", "path", "--value", "A,B", "--uncertain-policy", "ones", "--json")
+    found = _only(vecstore("label", store, table, *arguments))
+    assert (found["uncertain"], found["uncertain_policy"], found["counts"]) == (1, "ones", {"A": 2, "B": 2})
+
+
 def test_search_gives_a_line_per_hit(vecstore: Call, place: Path) -> None:
     done = vecstore("search", place / "chest.vecs", "000.png", "-k", 4, "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -126,6 +126,73 @@ def test_label_says_which_columns_had_to_be_widened(vecstore: Call, store: Path,
         assert bool(re.search(r"^columns widened +score to TEXT$", done.stdout, re.M)) == bool(number), done.output
 
 
+def test_a_level_is_told_by_its_units(vecstore: Call, store: Path, place: Path) -> None:
+    done = vecstore("train", store, "pneumonia", "--level", "patient", "--model", "knn")
+    head = r"pneumonia: AUC [01]\.\d+ \(.+\) out-of-fold: 20 units of patient_id \(60 pictures\) in 20 groups\n"
+    assert re.match(head, done.stdout), done.stdout
+    assert re.search(r"^level +patient_id, vectors pooled by (mean|max|unit-mean)$", done.stdout, re.M)
+    assert re.search(r"^trained on +20 units in 20 groups: normal 10, pneumonia 10$", done.stdout, re.M)
+    assert vecstore("evaluate", store, "pneumonia").stdout == done.stdout
+    stored = vecstore("predict", store, "pneumonia")
+    rows = _rows(stored.stdout)
+    assert list(rows[0]) == ["unit", "pictures", "class", "probability_normal", "probability_pneumonia", "in_training"]
+    assert [(row["unit"], row["pictures"]) for row in rows] == [(f"p{i:02d}", "3") for i in range(20)]
+    assert "trained on 20 of these units" in stored.stderr
+    new = vecstore("predict", store, "pneumonia", place / "query.png")
+    assert new.stdout.splitlines()[0] == "item,class,probability_normal,probability_pneumonia"
+    assert new.stderr == "note: the model is of the level patient_id; each new picture is scored by itself\n"
+
+
+def test_two_spaces_are_told_together(vecstore: Call, store: Path, place: Path) -> None:
+    assert vecstore("ingest", place / "archive", "--store", store, "--encoder", "fake:16").exit_code == 0
+    both = ("--space", "fake-64", "--space", "fake-16")
+    done = vecstore("train", store, "pneumonia", "--model", "knn", *both)
+    assert re.search(r"^model +knn 2 in space fake-64 \+ fake-16, ", done.stdout, re.M), done.output
+    new = vecstore("predict", store, "pneumonia", place / "query.png", "--encoder", "fake:64", "--encoder", "fake:16")
+    assert len(_rows(new.stdout)) == 1
+
+
+def test_uncertain_labels_are_counted(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("file,A,B\n" + "".join(f"{i:03d}.png,{(1, 0, -1)[i % 3]},{i % 2}\n" for i in range(60)))
+    arguments = ("label", store, table, "--task", "t", "--key", "file", "--value", "A,B")
+    for policy, became, positives in (
+        ("ignore", "ignored, as if not labelled", 20),
+        ("ones", "taken for 1", 40),
+        ("zeros", "taken for 0", 20),
+    ):
+        done = vecstore(*arguments, "--uncertain-policy", policy)
+        assert re.search(rf"^uncertain labels +20, {became}$", done.stdout, re.M), done.output
+        assert re.search(rf"^classes +A {positives}, B 30$", done.stdout, re.M)
+
+
+def test_many_classes_fill_no_screen(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    names = [f"class number {i:02d}" for i in range(30)]
+    table.write_text("file,label\n" + "".join(f"{i:03d}.png,{names[i // 2 % 30]}\n" for i in range(60)))
+    done = vecstore("label", store, table, "--task", "t", "--key", "file", "--value", "label")
+    assert re.search(r"^classes +class number 00 2, .*class number 11 2 and 18 more$", done.stdout, re.M)
+    # In groups of a picture every class has two; some are left out, and that is said at length to programs alone.
+    whole = vecstore("train", store, "t", "--group", "none", "--min-groups", "2", "--model", "knn")
+    assert re.search(r"^AUC per class +class number 00 .* and 18 more$", whole.stdout, re.M), whole.output
+    assert re.search(r"^trained on +60 items in 60 groups: class number 00 2, .* and 18 more$", whole.stdout, re.M)
+    more = ("--task", "t", "--key", "file", "--value", "label")
+    table.write_text("file,label\n" + "".join(f"{i:03d}.png,{names[max(0, i - 30)]}\n" for i in range(60)))
+    assert vecstore("label", store, table, *more).exit_code == 0
+    few = ("train", store, "t", "--group", "none", "--min-groups", "1", "--classes", f"{names[0]},{names[1]}")
+    assert vecstore(*few).exit_code == 1
+    split = tmp_path / "s.csv"
+    parts = [(f"{i:03d}.png", "xy"[i % 2] if i < 40 else names[i - 40]) for i in range(60)]
+    split.write_text("file,label\n" + "".join(f"{name},{text}\n" for name, text in parts))
+    assert vecstore("label", store, split, *more).exit_code == 0
+    noted = vecstore("train", store, "t", "--group", "none", "--model", "knn")
+    (note,) = [line for line in noted.stdout.splitlines() if "left out, in fewer than" in line]
+    assert len(note) < 450
+    assert note.endswith(" … (all of it: --json)")
+    told = vecstore("train", store, "t", "--group", "none", "--model", "knn", "--json").stdout
+    assert "class number 19 (1)" in told
+
+
 def test_export_warns_elsewhere_that_vectors_are_personal_data(vecstore: Call, place: Path, tmp_path: Path) -> None:
     done = vecstore("export", place / "chest.vecs", tmp_path / "v.npz")
     assert done.stdout == f"{tmp_path / 'v.npz'}: 60 rows of 64 dimensions, space fake-64\n"

@@ -141,13 +141,24 @@ def cases(
         "open_clip": Case(f"open_clip:local-dir:{clip_folder}", 48, None, {"weights": other_clip}),
         "timm local-dir": Case(f"timm:local-dir:{vit_folder}", 64, None, {"weights": other_vit}),
         "timm file": Case("timm:test_resnet", 96, timm_resnet_file, {"weights": other_timm}),
+        "torchvision stages": Case(
+            "torchvision:resnet18+stages", 2 * (64 + 64 + 128 + 256), resnet_file, {"weights": other_resnet_file}
+        ),
+        "open_clip stages": Case(
+            f"open_clip:local-dir:{clip_folder}+stages", 2 * 3 * 64, None, {"weights": other_clip}
+        ),
+        "timm stages": Case(f"timm:local-dir:{vit_folder}+stages", 2 * 4 * 64, None, {"weights": other_vit}),
+        "timm stages of a file": Case(
+            "timm:test_resnet+stages", 2 * (32 + 32 + 48 + 192), timm_resnet_file, {"weights": other_timm}
+        ),
     }
 
 
 FAMILIES = ["bundled", "fake", "torchvision", "open_clip", "timm local-dir", "timm file"]
+STAGES = ["torchvision stages", "open_clip stages", "timm stages", "timm stages of a file"]
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=FAMILIES + STAGES)
 def case(request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
     """Each family in turn."""
     return cases[request.param]

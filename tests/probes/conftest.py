@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 
+from vecstore.probes import ForestProbe, MLPProbe
 from vecstore.records import DoubleArray, IntArray
 
 Cases = Callable[..., tuple[DoubleArray, IntArray, IntArray]]
+
+QuickMLP = partial(MLPProbe, hidden=16, alphas=[0.01], epochs=[3, 8], batch_size=16, rate=0.02)
+QuickForest = partial(ForestProbe, trees=12, n_jobs=1)
+"""With less to choose from and less to grow, for tests that fit often."""
 
 
 @pytest.fixture

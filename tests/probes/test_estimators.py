@@ -14,16 +14,17 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vecstore.probes as probes
 from vecstore.errors import DataError, NotFound
-from vecstore.probes import KNNProbe, LogisticProbe, SVMProbe
+from vecstore.probes import ForestProbe, KNNProbe, LogisticProbe, MLPProbe, SVMProbe
+from vecstore.probes.linear import LinearProbe
 
-from .conftest import Cases
+from .conftest import Cases, QuickForest, QuickMLP
 
-ALL = [LogisticProbe, SVMProbe, KNNProbe]
+ALL = [LogisticProbe, SVMProbe, KNNProbe, QuickMLP, QuickForest]
 LINEAR = [LogisticProbe, SVMProbe]
 
 
 def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
-    if isinstance(estimator, KNNProbe):
+    if not isinstance(estimator, LinearProbe):
         return {}
     reason = (
         "its data has a class in one distinct row, and a strength can't be chosen without two; "
@@ -34,7 +35,8 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore:.*SCIPY_ARRAY_API.*")
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
-    [LogisticProbe(), SVMProbe(), KNNProbe()], expected_failed_checks=expected_failures
+    [LogisticProbe(), SVMProbe(), KNNProbe(), QuickMLP(folds=2), QuickForest(folds=2)],
+    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_contract(estimator: BaseEstimator, check: Any) -> None:
     check(estimator)
@@ -149,12 +151,18 @@ def test_probes_work_in_scikit_learn(probe: Any, cases: Cases) -> None:
 
 def test_models_are_made_by_name() -> None:
     models = probes.MODELS
-    assert models == {"probe": LogisticProbe, "svm": SVMProbe, "knn": KNNProbe}
+    assert models == {
+        "probe": LogisticProbe,
+        "svm": SVMProbe,
+        "knn": KNNProbe,
+        "mlp": MLPProbe,
+        "forest": ForestProbe,
+    }
     assert isinstance(probes.make("svm", seed=3), SVMProbe)
-    with pytest.raises(NotFound, match="no model 'forest'; expected one of: probe, svm, knn"):
-        probes.make("forest")
-    with pytest.raises(AttributeError, match="no attribute 'forest'"):
-        getattr(probes, "forest")  # noqa: B009
+    with pytest.raises(NotFound, match="no model 'boosting'; expected one of: probe, svm, knn, mlp, forest"):
+        probes.make("boosting")
+    with pytest.raises(AttributeError, match="no attribute 'boosting'"):
+        getattr(probes, "boosting")  # noqa: B009
 
 
 def test_every_public_name_is_there() -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from vecstore.errors import DataError
-from vecstore.probes import KNNProbe
+from vecstore.probes import KNNProbe, leave_one_group_out
 
 from .conftest import Cases
 
@@ -34,7 +34,7 @@ def test_uniform_votes_without_whitening_are_scikit_learns(k: int, cases: Cases)
 )
 def test_votes_follow_their_rule(weights: str, vote: Any, cases: Cases) -> None:
     X, y, _ = cases(k=3)
-    probe = KNNProbe(k=7, temperature=0.1, weights=weights).fit(X[:150], y[:150])
+    probe = KNNProbe(k=7, temperature=0.1, weights=weights, whiten="standard").fit(X[:150], y[:150])
     scaled = (X - X[:150].mean(axis=0)) / X[:150].std(axis=0)
     unit = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
     cosines = unit[150:] @ unit[:150].T
@@ -52,6 +52,51 @@ def test_principal_components_are_scikit_learns_whitened_ones(cases: Cases) -> N
     mine = (X - probe.center_) @ probe.projection_
     reference = PCA(12, whiten=True).fit_transform(X)
     np.testing.assert_allclose(np.abs(mine), np.abs(reference) * np.sqrt(200 / 199), atol=1e-6)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 5.0])
+def test_shrunk_components_are_those_of_standardised_features(shrinkage: float, cases: Cases) -> None:
+    X, y, _ = cases()
+    X = np.hstack([X * np.arange(1, 13), np.ones((200, 1))])
+    probe = KNNProbe(shrinkage=shrinkage).fit(X, y)
+    assert probe.projection_.shape == (13, 12) and (probe.projection_[12] == 0).all()  # a constant says nothing
+    scaled = (X[:, :12] - X[:, :12].mean(axis=0)) / X[:, :12].std(axis=0)
+    values, vectors = np.linalg.eigh(np.corrcoef(X[:, :12].T))
+    expected = scaled @ vectors / np.sqrt(values + shrinkage)  # the mean variance of standardised features is 1
+    mine = (X - probe.center_) @ probe.projection_
+    np.testing.assert_allclose(np.abs(mine), np.abs(expected[:, ::-1]), atol=1e-9)
+    assert KNNProbe(components=3).fit(X, y).projection_.shape == (13, 3)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_votes_of_all_other_groups_are_those_of_probes_without_the_group(several: bool, cases: Cases) -> None:
+    X, y, groups = cases(k=3)
+    groups[:90] = 1000  # one group of nearly half the rows: k is filled all the same
+    labels: Any = np.stack([y == 0, np.where(np.arange(200) % 7 == 0, np.nan, y == 1)], axis=1) if several else y
+    settings: dict[str, Any] = {"k": 60, "temperature": 0.1, "whiten": "none"}
+    found = leave_one_group_out(X, labels, groups, **settings)
+    assert found.shape == (200, 2 if several else 3)
+    for group in [1000, *np.unique(groups)[:5].tolist()]:
+        out = groups == group
+        again = KNNProbe(**settings, folds=2).fit(X[~out], labels[~out])
+        np.testing.assert_allclose(found[out], again.predict_proba(X[out]), atol=1e-9)
+
+
+def test_blocks_of_rows_do_not_show(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y, groups = cases()
+    groups = groups // 20
+    whole = KNNProbe(folds="groups").fit(X, y, groups=groups)
+    monkeypatch.setattr("vecstore.probes.knn.SCORES", 200 * 7)
+    parts = KNNProbe(folds="groups").fit(X, y, groups=groups)
+    np.testing.assert_allclose(parts.oof_, whole.oof_, atol=1e-12)
+    assert (parts.k_, parts.temperature_) == (whole.k_, whole.temperature_)
+
+
+def test_equal_rows_do_not_vote_for_each_other(cases: Cases) -> None:
+    X, y, _ = cases(60)
+    once = leave_one_group_out(X, y, np.arange(60), k=1, whiten="none")
+    twice = KNNProbe(k=1, whiten="none", folds="groups").fit(np.repeat(X, 2, axis=0), np.repeat(y, 2))
+    np.testing.assert_array_equal(twice.oof_, np.repeat(once, 2, axis=0))
 
 
 def test_k_and_temperature_are_the_best_of_the_table(cases: Cases) -> None:
@@ -121,6 +166,8 @@ def test_a_vector_of_no_length_gets_votes_all_the_same() -> None:
         ({"weights": "distance"}, "weights='distance'; expected one of"),
         ({"whiten": "zca"}, "whiten='zca'; expected one of"),
         ({"components": 0}, "expected at least 1"),
+        ({"shrinkage": -1.0}, "shrinkage=-1.0; expected at least 0"),
+        ({"folds": "group"}, "folds='group'; expected a number, or 'groups'"),
     ],
 )
 def test_parameters_out_of_range_are_said(params: dict[str, Any], message: str, cases: Cases) -> None:

@@ -14,9 +14,9 @@ from sklearn.exceptions import NotFittedError
 from vecstore.errors import DataError, StoreDamaged, StoreTooNew
 from vecstore.probes import KNNProbe, LogisticProbe, SVMProbe, from_files, to_files
 
-from .conftest import Cases
+from .conftest import Cases, QuickForest, QuickMLP
 
-ALL = [LogisticProbe, SVMProbe, KNNProbe]
+ALL = [LogisticProbe, SVMProbe, KNNProbe, QuickMLP, QuickForest]
 RECORD = {"task": "pneumonia", "auc": 0.9, "seen": [1, 2, 3]}
 
 
@@ -36,7 +36,7 @@ def test_a_round_trip_predicts_the_same_bit_for_bit(probe: Any, kind: str, cases
     again, record = from_files(files)
     if isinstance(again, KNNProbe):
         again.attach(X, labels)
-    assert type(again) is probe and record == RECORD
+    assert type(again) is type(fit) and record == RECORD
     assert again.predict_proba(X).tobytes() == fit.predict_proba(X).tobytes()
     assert again.predict(X).tolist() == fit.predict(X).tolist()
     assert again.classes_.dtype == fit.classes_.dtype
@@ -93,7 +93,7 @@ def test_a_later_format_is_refused(cases: Cases) -> None:
         (lambda f: {**f, "model.json": b"{"}, "model.json can't be read"),
         (lambda f: {**f, "model.json": b"{}"}, "model.json can't be read: 'format'"),
         (lambda f: changed(f, format="one"), "lacks parts of format 1"),
-        (lambda f: changed(f, model="forest"), "can't be read: 'forest'"),
+        (lambda f: changed(f, model="boosting"), "can't be read: 'boosting'"),
         (lambda f: changed(f, params={"depth": 3}), "unexpected keyword argument 'depth'"),
         (lambda f: changed(f, values={}), "lacks values of a probe"),
         (lambda f: {**f, "model.safetensors": f["model.safetensors"][:-1] + b"?"}, "is not the file that"),
@@ -110,6 +110,43 @@ def test_files_that_are_not_what_was_written_are_refused(spoil: Any, message: st
     files = to_files(LogisticProbe().fit(X, y), {})
     with pytest.raises(StoreDamaged, match=message):
         from_files(spoil(files))
+
+
+@pytest.mark.parametrize(
+    ("probe", "change", "message"),
+    [
+        (
+            QuickMLP,
+            {"output_": np.zeros((1, 16, 3)), "output_bias_": np.zeros((1, 3))},
+            "output_ gives 3 columns, not 1",
+        ),
+        (QuickMLP, {"hidden_bias_": np.zeros((1, 17))}, r"hidden_bias_ has shape \(1, 17\), not \(1, 16\)"),
+        (QuickMLP, {"output_": np.full((1, 16, 1), np.inf)}, "output_ is not finite"),
+        (QuickForest, {"left_": lambda a: a * 0}, "left_, right_ or roots_ lead out of the trees"),
+        (QuickForest, {"right_": lambda a: a + len(a)}, "left_, right_ or roots_ lead out of the trees"),
+        (QuickForest, {"roots_": lambda a: a - 1}, "left_, right_ or roots_ lead out of the trees"),
+        (QuickForest, {"feature_": lambda a: a + 12}, "feature_ names features beyond the 12 there are"),
+        (QuickForest, {"feature_": lambda a: a.astype(np.int64)}, "feature_ is of int64"),
+        (QuickForest, {"value_": lambda a: np.hstack([a, a])}, "value_ gives 2 columns, not 1"),
+    ],
+)
+def test_arrays_that_would_lead_astray_are_refused(probe: Any, change: Any, message: str, cases: Cases) -> None:
+    X, y, _ = cases()
+    files = to_files(probe().fit(X, y), {})
+    known = load(files["model.safetensors"])
+    arrays = {name: value(known[name]) if callable(value) else value for name, value in change.items()}
+    with pytest.raises(StoreDamaged, match=message):
+        from_files(with_arrays(files, **arrays))
+
+
+def test_a_class_that_only_looks_like_a_model_is_not_written(cases: Cases) -> None:
+    X, y, _ = cases()
+
+    class Mine(LogisticProbe):
+        """Someone's own."""
+
+    with pytest.raises(DataError, match=r"a Mine; expected one of probe, svm, knn, mlp, forest; save it yourself"):
+        to_files(Mine().fit(X, y), {})
 
 
 def test_what_json_can_not_hold_is_refused(cases: Cases) -> None:

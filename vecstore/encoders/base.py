@@ -25,11 +25,14 @@ class Encoder(ABC):
         Type and device, e.g. "bfloat16 on cpu". Recorded per commit and not in the passport.
     batch_size : int
         Pictures per call of `encode` that suit the device; any other number works too.
+    logit_scale : float
+        What cosines of pictures and texts are multiplied by before a softmax; a model with texts states its own.
     """
 
     passport: Passport
     compute: str
     batch_size: int
+    logit_scale: float = 100.0
 
     @abstractmethod
     def prepare(self, picture: UInt8Array) -> UInt8Array:

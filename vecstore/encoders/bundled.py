@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vecstore.encoders.packing import InFloat32
 from vecstore.encoders.placement import place
 from vecstore.encoders.resize import Fit, FitBySize
+from vecstore.encoders.stages import moments
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder
 from vecstore.encoders.weights import load_state, read_state
 from vecstore.errors import EncoderError, PackageMissing, UsageError
@@ -69,19 +70,11 @@ class PooledStages(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, height, width) to (n, 992), float32."""
         x = self.stem(x)
-        parts = _moments(x)
+        parts = moments(x)
         for stage in self.stages:
             x = stage(x)
-            parts += _moments(x)
+            parts += moments(x)
         return torch.cat(parts, 1)
-
-
-def _moments(x: Tensor) -> list[Tensor]:
-    """Mean and standard deviation per channel, in float32 whatever the type of `x`."""
-    x = x.float()
-    mean = x.mean((2, 3))
-    # E[x²] − μ² may come out slightly negative where all positions are equal.
-    return [mean, x.square().mean((2, 3)).sub_(mean.square()).clamp_min_(0).sqrt_()]
 
 
 def make(name: str, weights: Path | None, device: str | None, compute: str | None) -> TorchEncoder:

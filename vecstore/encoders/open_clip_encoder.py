@@ -2,7 +2,8 @@
 
 Preprocessing is the tag's or the configuration's own. Own weights of a bare architecture take what all tags of that
 architecture agree on; where they don't agree, a tag must be named, because a wrong mean and std would go unnoticed.
-Pictures and texts share the space. Nothing is asked of a hub for a text.
+Pictures and texts share the space. Nothing is asked of a hub for a text. `+stages` after the name pools blocks of the
+image tower instead (see `stages.py`); such a space has no texts.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from vecstore.encoders.configs import building, find_weights, listed, open_folde
 from vecstore.encoders.hub import from_hugging_face, from_url
 from vecstore.encoders.placement import Placement, place
 from vecstore.encoders.resize import Fit, Mode
+from vecstore.encoders.stages import OPTION, PooledOutputs, Stages, asked, quarters, unknown
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder
 from vecstore.encoders.weights import weights_errors
 from vecstore.errors import EncoderError, NotFound, PackageMissing, UsageError
@@ -61,8 +63,9 @@ class _Spec:
     folder: Path | None = None
 
 
-def make(name: str, weights: Path | None, device: str | None, compute: str | None) -> OpenClipEncoder:
+def make(name: str, weights: Path | None, device: str | None, compute: str | None) -> TorchEncoder:
     """Open a CLIP model as an encoder."""
+    name, staged = asked(name)
     rest = name.removeprefix("open_clip:")
     placement = place(device, compute)
     if rest.startswith("local-dir:"):
@@ -71,7 +74,40 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
         spec = _from_hub(name, rest.removeprefix("hf-hub:"), weights)
     else:
         spec = _from_registry(name, rest, weights)
+    if staged:
+        visual = _build(spec).get_submodule("visual")
+        stages = _stages(spec.name, visual)
+        pixels = _tower_pixels(spec, visual)
+        pooled = PooledOutputs(visual, stages)
+        return TorchEncoder(pooled, pixels, placement, lambda dim: _passport(spec, pixels, stages, dim))
     return OpenClipEncoder(spec, _build(spec), placement)
+
+
+def _passport(spec: _Spec, pixels: Pixels, stages: Stages | None, dim: int) -> Passport:
+    return Passport(
+        encoder=spec.name + (OPTION if stages else ""),
+        library="open_clip",
+        model=spec.described,
+        weights_sha256=sha256_file(spec.file),
+        revision=spec.revision,
+        licence=str(spec.preprocess.get("license") or ""),
+        input_size=pixels.size,
+        resize=str(pixels.fit),
+        mean=pixels.mean,
+        std=pixels.std,
+        pooling=str(stages) if stages else "the image tower's",
+        dim=dim,
+    )
+
+
+def _stages(name: str, visual: Any) -> Stages:
+    """Where to read an image tower: a transformer's blocks, or a ResNet's stages but the last."""
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    if isinstance(blocks, nn.ModuleList) and getattr(visual.transformer, "batch_first", True):
+        return Stages(quarters("transformer.resblocks", len(blocks)), prefix=1)
+    if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+        return Stages(("avgpool", "layer1", "layer2", "layer3"))
+    raise unknown(name, "an image tower of open_clip's own: a ViT or a ResNet (timm's: use timm: for the tower alone)")
 
 
 class OpenClipEncoder(TorchEncoder):
@@ -79,27 +115,11 @@ class OpenClipEncoder(TorchEncoder):
 
     def __init__(self, spec: _Spec, model: nn.Module, placement: Placement) -> None:
         visual = model.get_submodule("visual")
-        pixels = _pixels(spec.preprocess, getattr(visual, "image_size", None))
-
-        def passport(dim: int) -> Passport:
-            return Passport(
-                encoder=spec.name,
-                library="open_clip",
-                model=spec.described,
-                weights_sha256=sha256_file(spec.file),
-                revision=spec.revision,
-                licence=str(spec.preprocess.get("license") or ""),
-                input_size=pixels.size,
-                resize=str(pixels.fit),
-                mean=pixels.mean,
-                std=pixels.std,
-                pooling="the image tower's",
-                dim=dim,
-            )
-
-        super().__init__(_ImageTower(visual), pixels, placement, passport)
+        pixels = _tower_pixels(spec, visual)
+        super().__init__(_ImageTower(visual), pixels, placement, lambda dim: _passport(spec, pixels, None, dim))
         model.set_submodule("visual", nn.Identity())  # this encoder has its own form of it
         self._spec = spec
+        self.logit_scale = float(model.get_parameter("logit_scale").detach().exp())
         self._text: Any = model.to(placement.device).eval().requires_grad_(False)
         self._tokenizer: Any = None
 
@@ -298,6 +318,10 @@ def _need_transformers(name: str) -> None:
             f"the text tower of {name} needs the package transformers, which is not installed",
             do="run: pip install transformers",
         )
+
+
+def _tower_pixels(spec: _Spec, visual: Any) -> Pixels:
+    return _pixels(spec.preprocess, getattr(visual, "image_size", None))
 
 
 def _pixels(preprocess: Mapping[str, Any], own_size: Any) -> Pixels:

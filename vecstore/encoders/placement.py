@@ -37,7 +37,8 @@ def place(device: str | None = None, compute: str | None = None) -> Placement:
     device : str, optional
         "cpu", "cuda", "cuda:1", "mps"; by default the first GPU, else the processor.
     compute : str, optional
-        "float32", "bfloat16", "float16"; by default bfloat16 where the device has it in hardware, else float32.
+        "float32", "bfloat16", "float16"; by default what the device multiplies fast: float16 on a GPU with tensor
+        cores, bfloat16 on a processor that has it, else float32.
 
     Returns
     -------
@@ -57,7 +58,7 @@ def place(device: str | None = None, compute: str | None = None) -> Placement:
     """
     chosen = _device(device)
     if compute is None:
-        return Placement(chosen, torch.bfloat16 if _fast_bfloat16(chosen) else torch.float32)
+        return Placement(chosen, _fast_type(chosen))
     if compute not in _TYPES:
         raise UsageError(f"no computing type {compute!r}", expected=f"one of: {', '.join(_TYPES)}")
     return Placement(chosen, _TYPES[compute], asked=True)
@@ -91,13 +92,13 @@ def _present() -> str:
     return ", ".join(names + (["mps"] if torch.backends.mps.is_available() else []))
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16; where it only emulates it, float32 is faster and exact."""
+def _fast_type(device: torch.device) -> torch.dtype:
+    """The shortest type the hardware multiplies; where it only emulates one, float32 is faster and exact."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8  # before, bfloat16 is emulated
+        return torch.float16 if torch.cuda.get_device_capability(device)[0] >= 7 else torch.float32
     mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if device.type != "cpu" or not mkldnn:
-        return False
+        return torch.float32
     # Underscored, but torch has no public question; where an older version lacks one, float32 is chosen.
     questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(question() for question in questions if question is not None)
+    return torch.bfloat16 if any(question() for question in questions if question is not None) else torch.float32

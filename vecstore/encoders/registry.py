@@ -101,7 +101,8 @@ def open_encoder(
     name : str
         "bundled", "torchvision:ARCH/WEIGHTS", "open_clip:ARCH/TAG", "open_clip:hf-hub:ORG/REPO",
         "timm:ARCH.TAG", "timm:hf-hub:ORG/REPO@REVISION", "open_clip:local-dir:PATH", "timm:local-dir:PATH",
-        "fake:DIM", or one that a third party registered.
+        "fake:DIM", or one that a third party registered. "+stages" after a torchvision, open_clip or timm name
+        pools the network's stages (see `stages.py`), as the bundled encoder does.
     weights : path, optional
         Weights file: safetensors, or a checkpoint that is read without running its code.
     device : str, optional

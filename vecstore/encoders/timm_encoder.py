@@ -1,7 +1,8 @@
 """`timm:ARCH.TAG`, `timm:hf-hub:ORG/REPO@REVISION`, `timm:local-dir:PATH`, `timm:ARCH` with `--weights FILE`.
 
 Features are timm's own (`num_classes=0`), preprocessing is what the model's configuration says. Own weights of a
-bare architecture take the configuration of its first tag; the passport records it.
+bare architecture take the configuration of its first tag; the passport records it. `+stages` after the name pools
+stages instead (see `stages.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vecstore.encoders.configs import building, find_weights, listed, open_folde
 from vecstore.encoders.hub import from_hugging_face, from_url, torch_checkpoints
 from vecstore.encoders.placement import place
 from vecstore.encoders.resize import Fit, Mode, interpolations
+from vecstore.encoders.stages import OPTION, PooledOutputs, Stages, asked, quarters, unknown
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder
 from vecstore.encoders.weights import State, load_state, read_state
 from vecstore.errors import EncoderError, NotFound, UsageError
@@ -47,6 +49,7 @@ class _Spec:
 
 def make(name: str, weights: Path | None, device: str | None, compute: str | None) -> TorchEncoder:
     """Open a timm model as an encoder."""
+    name, staged = asked(name)
     rest = name.removeprefix("timm:")
     placement = place(device, compute)
     if rest.startswith("local-dir:"):
@@ -63,11 +66,13 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
     _load(network, spec)
     settings = timm.data.resolve_data_config(model=network)
     pixels = _pixels(settings, name)
+    own_pooling = f"num_classes=0, {getattr(network, 'global_pool', None) or 'default'}".replace("\n", " ")
+    stages = _stages(spec.name, network) if staged else None
 
     def passport(dim: int) -> Passport:
         model = spec.architecture + (f" {canonical_json(spec.arguments)}" if spec.arguments else "")
         return Passport(
-            encoder=spec.name,
+            encoder=spec.name + (OPTION if stages else ""),
             library="timm",
             model=model,
             weights_sha256=sha256_file(spec.file),
@@ -77,11 +82,29 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
             resize=str(pixels.fit),
             mean=pixels.mean,
             std=pixels.std,
-            pooling=f"num_classes=0, {getattr(network, 'global_pool', None) or 'default'}".replace("\n", " "),
+            pooling=str(stages) if stages else own_pooling,
             dim=dim,
         )
 
-    return TorchEncoder(network, pixels, placement, passport)
+    return TorchEncoder(PooledOutputs(network, stages) if stages else network, pixels, placement, passport)
+
+
+def _stages(name: str, network: Any) -> Stages:
+    """Where the stages end that timm itself names; the last is left out."""
+    modules = [str(entry["module"]) for entry in getattr(network, "feature_info", None) or ()]
+    known = "a network that timm names the stages of (feature_info), with channels before positions, or a plain ViT"
+    if len(modules) < 2 or getattr(network, "output_fmt", "NCHW") == "NHWC":
+        raise unknown(name, known)
+    if modules == [f"blocks.{place}" for place in range(len(modules))] and hasattr(network, "num_prefix_tokens"):
+        return Stages(quarters("blocks", len(modules)), prefix=int(network.num_prefix_tokens))
+    stem = "maxpool" if isinstance(getattr(network, "maxpool", None), nn.Module) else modules[0]
+    first = [stem] if modules[0] in ("act1", "conv1", "bn1") else [modules[0]]
+    try:
+        for path in (*first, *modules[1:-1]):
+            network.get_submodule(path)
+    except AttributeError:
+        raise unknown(name, known) from None
+    return Stages((*first, *modules[1:-1]))
 
 
 def _from_registry(name: str, model: str, weights: Path | None) -> _Spec:

@@ -88,6 +88,8 @@ class TorchEncoder(Encoder):
             )
         with torch.inference_mode():
             self._network, self._placement = _fastest(network, placement, example, flow)
+        # float16 ends at 65,504: a picture beyond is computed again in float32, not refused.
+        self._exact = network if self._placement.dtype == torch.float16 else None
         self.passport = passport(flow.output.shape[1])
         self.compute = str(self._placement)
 
@@ -115,8 +117,11 @@ class TorchEncoder(Encoder):
     def _forward(self, pictures: UInt8Array) -> FloatArray:
         with torch.inference_mode():
             pixels = self._pixels.tensor(pictures, self._placement.device)
-            made: FloatArray = self._network(pixels.to(self._placement.dtype)).float().cpu().numpy()
-        return made
+            made = self._network(pixels.to(self._placement.dtype)).float()
+            if self._exact is not None and len(over := torch.nonzero(~made.isfinite().all(dim=1))[:, 0]):
+                made[over] = self._exact(pixels[over])
+            vectors: FloatArray = made.cpu().numpy()
+        return vectors
 
 
 def _batch_size(network: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 Preprocessing is what the weights enum says. `torchvision:ARCH` with `--weights FILE` (own weights of that
 architecture) takes the preprocessing of the architecture's first published weights, IMAGENET1K_V1 where there are
-such; the passport records it.
+such; the passport records it. `+stages` after the name pools stages instead (see `stages.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vecstore.encoders.configs import listed
 from vecstore.encoders.hub import from_url, torch_checkpoints
 from vecstore.encoders.placement import place
 from vecstore.encoders.resize import Fit
+from vecstore.encoders.stages import OPTION, PooledOutputs, Stages, asked, quarters, unknown
 from vecstore.encoders.torch_encoder import Pixels, TorchEncoder
 from vecstore.encoders.weights import load_state, read_state
 from vecstore.errors import EncoderError, NotFound, UsageError
@@ -35,7 +36,8 @@ _BUILD = {
 
 def make(name: str, weights: Path | None, device: str | None, compute: str | None) -> TorchEncoder:
     """Open a torchvision classifier as an encoder."""
-    architecture, slash, member = name.removeprefix("torchvision:").partition("/")
+    plain, staged = asked(name)
+    architecture, slash, member = plain.removeprefix("torchvision:").partition("/")
     published = _published(architecture)
     if slash:
         chosen = _member(architecture, member, published)
@@ -46,15 +48,16 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
             f"{name} names no weights", expected=_listed(architecture, published), do="or give a file with --weights"
         )
     placement = place(device, compute)
-    file = weights or from_url(chosen.url, torch_checkpoints(), name)
-    network = torchvision.models.get_model(architecture, weights=None, **_BUILD.get(architecture, {}))
+    file = weights or from_url(chosen.url, torch_checkpoints(), plain)
+    network: nn.Module = torchvision.models.get_model(architecture, weights=None, **_BUILD.get(architecture, {}))
     head = _remove_head(architecture, network)
     load_state(network, read_state(file), file, lambda key: key.startswith((f"{head}.", "aux", "AuxLogits")))
     pixels = _pixels(chosen.transforms())
+    stages = _stages(architecture, network) if staged else None
 
     def passport(dim: int) -> Passport:
         return Passport(
-            encoder=f"torchvision:{architecture}{slash}{member}",
+            encoder=f"torchvision:{architecture}{slash}{member}{OPTION if stages else ''}",
             library="torchvision",
             model=architecture,
             weights_sha256=sha256_file(file),
@@ -65,11 +68,31 @@ def make(name: str, weights: Path | None, device: str | None, compute: str | Non
             resize=str(pixels.fit),
             mean=pixels.mean,
             std=pixels.std,
-            pooling=f"what enters {head}",
+            pooling=str(stages) if stages else f"what enters {head}",
             dim=dim,
         )
 
-    return TorchEncoder(network, pixels, placement, passport)
+    return TorchEncoder(PooledOutputs(network, stages) if stages else network, pixels, placement, passport)
+
+
+def _stages(architecture: str, network: nn.Module) -> Stages:
+    """Where the stem and the stages of an architecture end; the last stage is left out."""
+    if isinstance(network, torchvision.models.ResNet):
+        return Stages(("maxpool", "layer1", "layer2", "layer3"))
+    if isinstance(network, torchvision.models.RegNet):
+        return Stages(("stem", *(f"trunk_output.block{number}" for number in (1, 2, 3))))
+    if isinstance(network, torchvision.models.DenseNet):
+        return Stages(("features.pool0", *(f"features.denseblock{number}" for number in (1, 2, 3))))
+    if isinstance(network, torchvision.models.EfficientNet):  # the last two are stage 7 and the head
+        return Stages(tuple(f"features.{place}" for place in range(len(network.features) - 2)))
+    if isinstance(network, torchvision.models.ConvNeXt):  # stem, stage, downsampling, stage …
+        return Stages(tuple(f"features.{place}" for place in (0, 1, 3, 5)))
+    if isinstance(network, torchvision.models.VisionTransformer):
+        depth = len(network.encoder.layers)
+        return Stages(
+            tuple(f"encoder.layers.encoder_layer_{path.partition('.')[2]}" for path in quarters("", depth)), prefix=1
+        )
+    raise unknown(f"torchvision:{architecture}", "a ResNet, ResNeXt, RegNet, DenseNet, EfficientNet, ConvNeXt or ViT")
 
 
 def _published(architecture: str) -> dict[str, Any]:

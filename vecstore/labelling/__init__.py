@@ -19,6 +19,8 @@ from vecstore.tables import ColumnType, convert, is_integer, is_real, read_table
 
 POSITIVE = frozenset({"1", "true", "yes"})
 NEGATIVE = frozenset({"0", "false", "no"})
+UNCERTAIN = ("-1", "u", "uncertain")
+"""What means "uncertain" in columns of 0 and 1 unless told otherwise; -1 is CheXpert's."""
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -26,6 +28,9 @@ _SPLITS: dict[str, Split] = {
 }
 _EXAMPLES = 5
 Conflict = Literal["error", "first", "any", "drop"]
+Policy = Literal["ignore", "ones", "zeros"]
+"""What an uncertain label becomes: unknown, positive or negative (U-Ignore, U-Ones and U-Zeros of Irvin et al., 2019,
+"CheXpert: a large chest radiograph dataset with uncertainty labels and expert comparison")."""
 
 
 @dataclass(slots=True)
@@ -59,6 +64,10 @@ class LabelResult:
         Columns of the store that could not hold every value of the table, and the type they have now.
     examples : dict
         A few of the unmatched rows and unlabelled items.
+    uncertain : int
+        Cells, of rows that fit an item, that say "uncertain".
+    uncertain_policy : {"ignore", "ones", "zeros"}
+        What they became: unknown, positive or negative.
     """
 
     task: str
@@ -75,6 +84,8 @@ class LabelResult:
     differing_values: dict[str, int] = field(default_factory=dict)
     columns_widened: dict[str, str] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    uncertain: int = 0
+    uncertain_policy: str = "ignore"
 
 
 def import_table(
@@ -89,6 +100,8 @@ def import_table(
     columns: str | Sequence[str] = (),
     positive: str | None = None,
     ignore: str | Sequence[str] = (),
+    uncertain: str | Sequence[str] | None = None,
+    uncertain_policy: Policy = "ignore",
     delimiter: str | None = None,
     on_conflict: Conflict = "error",
     source: str | None = None,
@@ -98,6 +111,8 @@ def import_table(
     _check_name(task)
     if on_conflict not in get_args(Conflict):
         raise UsageError(f"on_conflict={on_conflict!r}", "error, first, any or drop", "--on-conflict first")
+    if uncertain_policy not in get_args(Policy):
+        raise UsageError(f"uncertain_policy={uncertain_policy!r}", "ignore, ones or zeros", "--uncertain-policy ignore")
     items = store.refresh().items(source=source)
     if source is not None and not len(items):
         raise NotFound(f"{store.path} has no source {source!r}", do=f"see: vecstore info {store.path}")
@@ -113,7 +128,10 @@ def import_table(
         rows = _Rows.of_table(store, items, table, key, _names(value), split_column, _names(columns))
     form = _form(rows.values, delimiter, positive)
     ignored = {canonical(text) for text in _names(ignore)}
-    per_item = rows.merge(items, form, ignored, delimiter, on_conflict, positive)
+    unsure = _Unsure.of(form, uncertain, uncertain_policy)
+    if unsure.policy != "ignore" and form == "one":
+        unsure = unsure.of_classes(rows, ignored, positive, before)
+    per_item = rows.merge(items, _Reading(form, frozenset(ignored), unsure, delimiter), on_conflict, positive)
     if not per_item:
         raise DataError(
             f"no row of {rows.name} gives an item a label ({rows.total} rows, rule: {rows.rule})",
@@ -140,6 +158,8 @@ def import_table(
         "split_column": split_column,
         "positive": positive,
         "ignore": sorted(ignored),
+        "uncertain": sorted(unsure.values),
+        "uncertain_policy": uncertain_policy,
         "delimiter": delimiter,
         "on_conflict": on_conflict,
         "source": source,
@@ -172,6 +192,8 @@ def import_table(
         differing_values=rows.differing,
         columns_widened=store.log()[-1]["counts"].get("columns_widened", {}),
         examples={"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]},
+        uncertain=rows.uncertain,
+        uncertain_policy=uncertain_policy,
     )
 
 
@@ -262,6 +284,78 @@ class _Entry:
     split: Split | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsure:
+    """Which cells say "uncertain", and what they are read as: "" is unknown."""
+
+    values: frozenset[str]
+    policy: Policy
+    becomes: str = ""
+
+    @classmethod
+    def of(cls, form: _Form, values: str | Sequence[str] | None, policy: Policy) -> _Unsure:
+        """What was asked for; in columns of 0 and 1 some values mean it by themselves."""
+        given = UNCERTAIN if values is None and form == "flags" else _names(values)
+        names = frozenset(canonical(value).lower() for value in given) - {""}
+        if policy != "ignore" and form == "names":
+            raise UsageError(
+                f"--uncertain-policy {policy} with names in a cell",
+                expected="columns of 0 and 1, or one column of two values, where a value says that it is uncertain",
+                do="leave --uncertain-policy away: an uncertain cell is then unlabelled",
+            )
+        if policy != "ignore" and not names:
+            raise UsageError(
+                f"--uncertain-policy {policy} without a value that means uncertain",
+                expected="the values that mean it",
+                do="name them: --uncertain VALUE",
+            )
+        return cls(names, policy, {"ignore": "", "ones": "1", "zeros": "0"}[policy])
+
+    def of_classes(self, rows: _Rows, ignored: set[str], positive: str | None, before: Task | None) -> _Unsure:
+        """The same for one column, where ones and zeros are the task's own two values."""
+        if before is not None:
+            names = before.classes if before.kind == "binary" else []
+        else:
+            found = {entry.texts[0] for entries in rows.entries.values() for entry in entries} - ignored - {""}
+            certain = sorted((text for text in found if text.lower() not in self.values), key=_number_first)
+            names = list(_two(certain, positive)) if len(certain) == 2 or positive is not None else certain
+        if len(names) != 2:
+            raise UsageError(
+                f"--uncertain-policy {self.policy} for a task with {len(names)} certain classes"
+                f" ({', '.join(names) or 'none'})",
+                expected="a task of two classes, one of them positive, or columns of 0 and 1",
+                do="leave --uncertain-policy away, or name the positive value: --positive VALUE",
+            )
+        return _Unsure(self.values, self.policy, names[self.policy == "ones"])
+
+    def held(self, texts: Iterable[str]) -> int:
+        """How many of some cells say it."""
+        return sum(text.lower() in self.values for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the cells of a row are read."""
+
+    form: _Form
+    ignored: frozenset[str]
+    unsure: _Unsure
+    delimiter: str | None
+
+    def __call__(self, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """The cells of a row as `_Entry` has them; a value that is ignored is as empty."""
+        kept = tuple("" if text in self.ignored else self._sure(text) for text in texts)
+        if self.form == "names":
+            named = {canonical(part) for text in kept for part in text.split(self.delimiter)}
+            return tuple(sorted(named - self.ignored - {""}))
+        if self.form == "flags":
+            return tuple("1" if t.lower() in POSITIVE else "0" if t.lower() in NEGATIVE else t for t in kept)
+        return kept
+
+    def _sure(self, text: str) -> str:
+        return self.unsure.becomes if text.lower() in self.unsure.values else text
+
+
 class _Rows:
     """The table, joined to items."""
 
@@ -270,7 +364,7 @@ class _Rows:
         self.entries: dict[int, list[_Entry]] = defaultdict(list)
         self.columns: dict[str, dict[int, Value]] = {}
         self.differing: dict[str, int] = {}
-        self.total = self.unmatched = self.empty = self.conflicts = 0
+        self.total = self.unmatched = self.empty = self.conflicts = self.uncertain = 0
         self.unmatched_examples: list[str] = []
 
     @classmethod
@@ -309,16 +403,19 @@ class _Rows:
         split_at = table.column(split_column) if split_column else None
         if len(set(value_at)) < len(value_at):
             raise UsageError(f"{name}: a label column is named twice", expected="each once", do="check --value")
-        types = {table.columns[at]: (at, table.types()[table.columns[at]]) for at in map(table.column, columns)}
+        at_of = {table.columns[at]: at for at in map(table.column, columns)}
         patients = _pseudonyms(store)
         held = {column.casefold(): kind for column, kind in store.columns().items()}
         body = list(table.rows())
+        types = {column: table.type_of(at, (row[at] for row in body)) for column, at in at_of.items()}
         keys = [key_text(row[key_at]) for row in body]
         rule = joining_rule(store, items, keys, key_column, target)
         rows = cls(name, rule.name, [table.columns[at] for at in value_at])
         rows.columns = {column: {} for column in types}
         differing: dict[str, set[int]] = defaultdict(set)
-        for row, text in zip(body, keys, strict=True):
+        texts = zip(*(_canonical_texts(row[at] for row in body) for at in value_at), strict=True)
+        made: dict[tuple[tuple[str, ...], Split | None], _Entry] = {}
+        for row, text, labels in zip(body, keys, texts, strict=True):
             rows.total += 1
             found = rule.find(text)
             if not found:
@@ -327,47 +424,43 @@ class _Rows:
                     rows.unmatched_examples.append(text)
                 continue
             split = None if split_at is None else _split(row[split_at], name)
-            entry = _Entry(tuple(canonical(row[at]) for at in value_at), split)
+            entry = made.get((labels, split)) or made.setdefault((labels, split), _Entry(labels, split))
             for item in found:
                 rows.entries[item].append(entry)
-                for column, (at, kind) in types.items():
+                for column, at in at_of.items():
                     if column.casefold() == PATIENT:
                         cell = patients(row[at])
                     else:
-                        cell = _cell(row[at], kind, held.get(column.casefold(), kind))
+                        cell = _cell(row[at], types[column], held.get(column.casefold(), types[column]))
                     if cell is not None and rows.columns[column].setdefault(item, cell) != cell:
                         differing[column].add(item)
         rows.differing = {column: len(found) for column, found in differing.items()}
         return rows
 
-    def merge(
-        self,
-        items: Items,
-        form: _Form,
-        ignored: set[str],
-        delimiter: str | None,
-        on_conflict: Conflict,
-        positive: str | None,
-    ) -> dict[int, _Entry]:
+    def merge(self, items: Items, reading: _Reading, on_conflict: Conflict, positive: str | None) -> dict[int, _Entry]:
         """One entry per item; disagreeing rows are an error unless a rule was asked for."""
         merged: dict[int, _Entry] = {}
         conflicts: dict[int, list[_Entry]] = {}
+        known: dict[_Entry, _Entry] = {}
+        for entry in {id(entry): entry for entries in self.entries.values() for entry in entries}.values():
+            known[entry] = _Entry(reading(entry.texts), entry.split)
+        if reading.form == "flags":
+            self._check_flags(known.values())
+        unsure = {entry: reading.unsure.held(entry.texts) for entry in known}
         for item, entries in self.entries.items():
-            read = [_Entry(_read(entry.texts, form, ignored, delimiter), entry.split) for entry in entries]
-            useful = [entry for entry in read if any(entry.texts)]
-            self.empty += len(read) - len(useful)
+            self.uncertain += sum(unsure[entry] for entry in entries)
+            useful = [entry for entry in map(known.__getitem__, entries) if any(entry.texts)]
+            self.empty += len(entries) - len(useful)
             if not useful:
                 continue
-            if form == "flags":
-                self._check_flags(useful)
-            if len(set(useful)) == 1:
+            if len(useful) == 1 or len(set(useful)) == 1:
                 merged[item] = useful[0]
                 continue
             conflicts[item] = useful
             if on_conflict == "first":
                 merged[item] = useful[0]
             elif on_conflict == "any":
-                texts = _union([entry.texts for entry in useful], form, positive, self.name)
+                texts = _union([entry.texts for entry in useful], reading.form, positive, self.name)
                 merged[item] = _Entry(texts, self._one_split(items, item, useful))
         if conflicts and on_conflict == "error":
             raise LabelConflict(
@@ -379,13 +472,13 @@ class _Rows:
         self.conflicts = len(conflicts)
         return merged
 
-    def _check_flags(self, entries: Sequence[_Entry]) -> None:
+    def _check_flags(self, entries: Iterable[_Entry]) -> None:
         bad = sorted({text for entry in entries for text in entry.texts} - {"1", "0", ""})
         if bad:
             raise UsageError(
                 f"{self.name}: {', '.join(bad[:_EXAMPLES])} in the columns {', '.join(self.values)}",
                 expected="0 or 1 (or true/false, yes/no, empty) where several columns are labels",
-                do="give one column, or ignore a value: --ignore VALUE",
+                do="give one column, or say what a value means: --ignore VALUE, --uncertain VALUE",
             )
 
     def _one_split(self, items: Items, item: int, entries: Sequence[_Entry]) -> Split | None:
@@ -412,6 +505,19 @@ class _Rows:
         if len(self.values) > 1:
             texts = tuple(name for name, text in zip(self.values, texts, strict=True) if text == "1") or ("none",)
         return ";".join(texts) + (f" ({entry.split})" if entry.split else "")
+
+
+def _canonical_texts(cells: Iterable[Any]) -> list[str]:
+    """`canonical` of a column; equal texts are looked at once."""
+    known: dict[str, str] = {}
+    found = []
+    for cell in cells:
+        if not isinstance(cell, str):
+            found.append(canonical(cell))
+            continue
+        text = known.get(cell)
+        found.append(known.setdefault(cell, canonical(cell)) if text is None else text)
+    return found
 
 
 def _pseudonyms(store: Store) -> Callable[[Any], Value]:
@@ -456,16 +562,6 @@ def _form(values: Sequence[str], delimiter: str | None, positive: str | None) ->
             do="leave --positive away",
         )
     return form
-
-
-def _read(texts: tuple[str, ...], form: _Form, ignored: set[str], delimiter: str | None) -> tuple[str, ...]:
-    """The cells of a row as `_Entry` has them; a value that is ignored is as empty."""
-    kept = tuple("" if text in ignored else text for text in texts)
-    if form == "names":
-        return tuple(sorted({canonical(part) for text in kept for part in text.split(delimiter)} - ignored - {""}))
-    if form == "flags":
-        return tuple("1" if t.lower() in POSITIVE else "0" if t.lower() in NEGATIVE else t for t in kept)
-    return kept
 
 
 def _union(texts: Sequence[tuple[str, ...]], form: _Form, positive: str | None, name: str) -> tuple[str, ...]:
@@ -514,14 +610,19 @@ def _classes(
             expected="at least two classes",
             do="check --value",
         )
-    if positive is not None:
-        rest = [n for n in names if n != positive]
-        return "binary", [rest[0] if len(rest) == 1 else _other(positive), positive], positive
-    if len(names) == 2:
+    if positive is None and len(names) > 2:
+        return "multi-class", names, None
+    negative, chosen = _two(names, positive)
+    return "binary", [negative, chosen], chosen
+
+
+def _two(names: Sequence[str], positive: str | None) -> tuple[str, str]:
+    """The negative and the positive class of some values, two where the positive one is not named."""
+    if positive is None:
         hits = [n for n in names if n.lower() in POSITIVE]
-        chosen = hits[0] if len(hits) == 1 else names[-1]
-        return "binary", [next(n for n in names if n != chosen), chosen], chosen
-    return "multi-class", names, None
+        positive = hits[0] if len(hits) == 1 else names[-1]
+    rest = [n for n in names if n != positive]
+    return (rest[0] if len(rest) == 1 else _other(positive)), positive
 
 
 def _check_extends(

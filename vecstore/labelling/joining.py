@@ -6,7 +6,8 @@ import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from vecstore.errors import Ambiguous
@@ -45,8 +46,8 @@ class Rule:
     Attributes
     ----------
     name : str
-    index : mapping of str to list of int
-        Items by what they are looked up as.
+    index : callable
+        Gives items by what they are looked up as: a mapping of str to list of int, made when it is first asked for.
     keys : callable
         As what a cell is looked up; the first that finds something counts.
     fits : callable or None
@@ -56,15 +57,23 @@ class Rule:
     """
 
     name: str
-    index: Mapping[str, list[int]]
+    index: Callable[[], Mapping[str, list[int]]]
     keys: Callable[[str], Iterable[str]]
     fits: Callable[[str, int], bool] | None = None
     several: bool = False
+    _known: dict[str, list[int]] = field(default_factory=dict)
 
     def find(self, text: str) -> list[int]:
         """The items a cell means."""
+        known = self._known.get(text)
+        if known is None:
+            known = self._known[text] = self._found(text)
+        return known
+
+    def _found(self, text: str) -> list[int]:
+        index = self.index()
         for key in self.keys(text):
-            found = self.index.get(key, [])
+            found = index.get(key, [])
             if self.fits is not None:
                 found = [item for item in found if self.fits(text, item)]
             if found:
@@ -72,7 +81,7 @@ class Rule:
         return []
 
 
-_NONE = Rule("none fits", {}, lambda _: ())
+_NONE = Rule("none fits", dict, lambda _: ())
 
 
 def joining_rule(store: Store, items: Items, keys: Sequence[str], column: str, target: str) -> Rule:
@@ -101,12 +110,12 @@ def joining_rule(store: Store, items: Items, keys: Sequence[str], column: str, t
         store.column_name(target)
     if named:
         values = store.column(named[0], items.ids)
-        index = _index((canonical(value), item) for item, value in values.items())
+        pairs = [(canonical(value), item) for item, value in values.items()]
         pseudonym = store.pseudonym if named[0].casefold() == PATIENT else None
         rules.append(
             Rule(
                 f"column {named[0]}",
-                index,
+                _later(pairs),
                 lambda text: (canonical(text), *([pseudonym(text)] if pseudonym and text else [])),
                 several=True,
             )
@@ -122,24 +131,25 @@ def _by_locator(store: Store, items: Items, column: str) -> list[Rule]:
     """The rules that compare a cell with locators or ids, the most exact first."""
     ids = items.ids.tolist()
     bare = [store.rule.file_of(locator) for locator in items.locators]
-    bases = [_base(path) for path in bare]
-    whole = _index(zip(bare, ids, strict=True))
+    places = cache(lambda: dict(zip(ids, zip(items.sources, bare, strict=True), strict=True)))
+    whole = _later(zip(bare, ids, strict=True))
     # A leading folder is taken from the key or from the locator: from both, other pictures would be found.
-    without = _index((name, item) for path, item in zip(bare, ids, strict=True) for name in _shortened(path))
-    places = dict(zip(ids, zip(items.sources, bare, strict=True), strict=True))
+    without = _later((name, item) for path, item in zip(bare, ids, strict=True) for name in _shortened(path))
+    bases = _later((_base(path), item) for path, item in zip(bare, ids, strict=True))
+    stems = _later((_stem(_base(path)), item) for path, item in zip(bare, ids, strict=True))
 
     def fits(text: str, item: int) -> bool:
-        return _folders_agree(_path(text), *places[item])
+        return _folders_agree(_path(text), *places()[item])
 
     rules = [
         Rule("exact locator", whole, lambda text: (text, _path(text))),
         Rule("locator without a leading folder", without, lambda text: (_path(text),)),
         Rule("locator without a leading folder", whole, lambda text: _shortened(_path(text))),
-        Rule("base name", _index(zip(bases, ids, strict=True)), lambda text: (_base(_path(text)),), fits),
-        Rule("stem", _index(zip(map(_stem, bases), ids, strict=True)), _stems, fits),
+        Rule("base name", bases, lambda text: (_base(_path(text)),), fits),
+        Rule("stem", stems, _stems, fits),
     ]
     if column.lower() in ("item", "item_id"):
-        index = _index(zip(map(str, ids), ids, strict=True))
+        index = _later(zip(map(str, ids), ids, strict=True))
         rules.append(Rule("item id", index, lambda text: (canonical(text),), several=True))
     return rules
 
@@ -149,7 +159,7 @@ def _refuse_ambiguous(store: Store, items: Items, rule: Rule, cells: Iterable[st
     meant: dict[int, str] = {}
     for cell in cells:
         found = rule.find(cell)
-        files = sorted({(where[item][0], store.rule.file_of(where[item][1])) for item in found})
+        files = sorted({(where[i][0], store.rule.file_of(where[i][1])) for i in found}) if len(found) > 1 else []
         if len(files) > 1:
             told = ", ".join(f"{source}: {locator}" for source, locator in files[:_EXAMPLES])
             raise Ambiguous(
@@ -161,7 +171,7 @@ def _refuse_ambiguous(store: Store, items: Items, rule: Rule, cells: Iterable[st
             )
         for item in found:
             other = meant.setdefault(item, cell)
-            if _folder(_path(other)) != _folder(_path(cell)):
+            if other is not cell and _folder(_path(other)) != _folder(_path(cell)):
                 raise Ambiguous(
                     f"the keys {other!r} and {cell!r} both fit {where[item][1]} by {rule.name}",
                     expected="one folder for each picture",
@@ -186,6 +196,11 @@ def _folders_agree(path: str, source: str, locator: str) -> bool:
         return asked[-1].casefold() in (source.casefold(), _stem(source).casefold())
     shorter = min(len(asked), len(known))
     return asked[-shorter:] == known[-shorter:]
+
+
+def _later(names: Iterable[tuple[str, int]]) -> Callable[[], Mapping[str, list[int]]]:
+    """An index that is made once, when it is first asked for."""
+    return cache(lambda: _index(names))
 
 
 def _index(names: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

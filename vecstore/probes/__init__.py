@@ -8,42 +8,59 @@ from typing import TYPE_CHECKING, Any
 from vecstore.errors import NotFound
 
 if TYPE_CHECKING:
-    from vecstore.probes.knn import KNNProbe
+    from vecstore.probes.forest import ForestProbe
+    from vecstore.probes.knn import KNNProbe, leave_one_group_out
     from vecstore.probes.logistic import LogisticProbe
     from vecstore.probes.metrics import Scores, evaluate
+    from vecstore.probes.mlp import MLPProbe
     from vecstore.probes.saved import from_files, to_files
     from vecstore.probes.splits import grouped_folds, merge_groups
     from vecstore.probes.svm import SVMProbe
 
-    Probe = LogisticProbe | SVMProbe | KNNProbe
+    Probe = LogisticProbe | SVMProbe | KNNProbe | MLPProbe | ForestProbe
     MODELS: dict[str, type[Probe]]
 
 __all__ = [
+    "CLASSES",
     "MODELS",
+    "ForestProbe",
     "KNNProbe",
     "LogisticProbe",
+    "MLPProbe",
     "SVMProbe",
     "Scores",
     "evaluate",
     "from_files",
     "grouped_folds",
+    "leave_one_group_out",
     "make",
     "merge_groups",
+    "model_class",
     "to_files",
 ]
 
 _HOMES = {
+    "ForestProbe": "forest",
     "KNNProbe": "knn",
     "LogisticProbe": "logistic",
+    "MLPProbe": "mlp",
     "SVMProbe": "svm",
     "Scores": "metrics",
     "evaluate": "metrics",
     "from_files": "saved",
     "grouped_folds": "splits",
+    "leave_one_group_out": "knn",
     "merge_groups": "splits",
     "to_files": "saved",
 }
-_CLASSES = {"probe": "LogisticProbe", "svm": "SVMProbe", "knn": "KNNProbe"}
+CLASSES = {
+    "probe": "LogisticProbe",
+    "svm": "SVMProbe",
+    "knn": "KNNProbe",
+    "mlp": "MLPProbe",
+    "forest": "ForestProbe",
+}
+"""Names of models as users know them, and their classes; known without loading any of them."""
 
 
 def make(name: str, **params: Any) -> Probe:
@@ -51,8 +68,8 @@ def make(name: str, **params: Any) -> Probe:
 
     Parameters
     ----------
-    name : {"probe", "svm", "knn"}
-        Logistic regression, linear SVM, or nearest neighbours.
+    name : {"probe", "svm", "knn", "mlp", "forest"}
+        Logistic regression, linear SVM, nearest neighbours, a network with one hidden layer, or a random forest.
     **params
         Of the class.
 
@@ -61,15 +78,26 @@ def make(name: str, **params: Any) -> Probe:
     NotFound
         Another name.
     """
-    if name not in _CLASSES:
-        raise NotFound(f"no model {name!r}", expected=f"one of: {', '.join(_CLASSES)}", do="pass model='probe'")
-    probe: Probe = getattr(import_module(__name__), _CLASSES[name])(**params)
-    return probe
+    return model_class(name)(**params)
+
+
+def model_class(name: str) -> type[Probe]:
+    """The class of a model by the name users know.
+
+    Raises
+    ------
+    NotFound
+        Another name.
+    """
+    if name not in CLASSES:
+        raise NotFound(f"no model {name!r}", expected=f"one of: {', '.join(CLASSES)}", do="pass model='probe'")
+    kind: type[Probe] = __getattr__(CLASSES[name])
+    return kind
 
 
 def __getattr__(name: str) -> Any:
     if name == "MODELS":
-        return {model: __getattr__(kind) for model, kind in _CLASSES.items()}
+        return {model: __getattr__(kind) for model, kind in CLASSES.items()}
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

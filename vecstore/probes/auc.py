@@ -91,11 +91,14 @@ def resamples(groups: IntArray, n_boot: int, seed: int) -> Iterator[DoubleArray]
     Yields
     ------
     ndarray of shape (block, n_groups), float64
-        Whole numbers; rows sum to the number of groups. `block` suits the number of rows.
+        Whole numbers; rows sum to the number of groups. `block` suits the number of rows. Valid until the next.
     """
     size = int(groups.max()) + 1
     generator = np.random.default_rng(seed)
     block = max(1, min(n_boot, BLOCK // max(len(groups), 1)))
+    counts = np.empty((block, size))
     for start in range(0, n_boot, block):
-        drawn = [generator.integers(0, size, size, dtype=np.int32) for _ in range(min(block, n_boot - start))]
-        yield np.stack([np.bincount(one, minlength=size) for one in drawn]).astype(np.float64)
+        held = counts[: n_boot - start]
+        for row in held:
+            row[:] = np.bincount(generator.integers(0, size, size, dtype=np.int32), minlength=size)
+        yield held

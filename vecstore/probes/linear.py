@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from vecstore.errors import DataError
 from vecstore.probes.auc import weighted_auc
 from vecstore.probes.inputs import Training, checked_vectors, class_weights, training
+from vecstore.probes.layout import LINEAR
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
 NEARLY_BEST = 1e-4  # of mean AUC: among strengths within it the middle one is taken, safe from either extreme
@@ -23,6 +24,7 @@ WIDENINGS = 3  # times that strengths are added where the best is at the edge
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of the linear probes; see `LogisticProbe`."""
 
+    layout = LINEAR
     _default_strengths: tuple[float, ...]
 
     def __init__(

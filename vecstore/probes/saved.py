@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,52 +18,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from sklearn.utils.validation import check_is_fitted
 
+from vecstore import probes
 from vecstore.errors import DataError, StoreDamaged, StoreTooNew
 from vecstore.files import canonical_json
-from vecstore.probes.knn import KNNProbe
-from vecstore.probes.logistic import LogisticProbe
-from vecstore.probes.svm import SVMProbe
+
+if TYPE_CHECKING:
+    from vecstore.probes import Probe
+    from vecstore.probes.layout import Layout
 
 FORMAT = 1
 """Raised when a reader of the format before could not read a file, or would read it wrongly."""
 
 TENSORS, HEAD = "model.safetensors", "model.json"
 
-_MODELS: dict[str, type[LogisticProbe] | type[SVMProbe] | type[KNNProbe]] = {
-    "probe": LogisticProbe,
-    "svm": SVMProbe,
-    "knn": KNNProbe,
-}
-_LINEAR = {
-    "coef_": ("outputs", "features"),
-    "intercept_": ("outputs",),
-    "strengths_": ("strengths",),
-    "cv_auc_": ("strengths",),
-    "oof_": ("rows", "classes"),
-    "folds_": ("rows",),
-}
-_KNN = {
-    "center_": ("features",),
-    "projection_": ("features", "components"),
-    "prior_": ("outputs",),
-    "ks_": ("ks",),
-    "temperatures_": ("temperatures",),
-    "cv_auc_": ("temperatures", "ks"),
-    "oof_": ("rows", "classes"),
-    "folds_": ("rows",),
-}
-_INTEGERS = frozenset({"folds_", "ks_"})
-_FINITE = frozenset({"coef_", "intercept_", "center_", "projection_", "prior_"})
-_VALUES = {"C_", "n_iter_", "converged_", "kind_", "n_features_in_"}
-_KNN_VALUES = {"k_", "temperature_", "kind_", "n_features_in_"}
 
-
-def to_files(probe: LogisticProbe | SVMProbe | KNNProbe, record: Mapping[str, Any]) -> dict[str, bytes]:
+def to_files(probe: Probe, record: Mapping[str, Any]) -> dict[str, bytes]:
     """A fitted probe as files.
 
     Parameters
     ----------
-    probe : LogisticProbe, SVMProbe or KNNProbe
+    probe : one of `MODELS`
         Fitted.
     record : mapping
         What the caller wants to keep with it; plain JSON values.
@@ -80,11 +54,13 @@ def to_files(probe: LogisticProbe | SVMProbe | KNNProbe, record: Mapping[str, An
     sklearn.exceptions.NotFittedError
         The probe is not fitted.
     """
-    name = next((name for name, kind in _MODELS.items() if type(probe) is kind), None)
-    if name is None:
-        raise DataError(f"a {type(probe).__name__}", expected=f"one of {', '.join(_MODELS)}", do="save it yourself")
+    name = next((name for name, kind in probes.CLASSES.items() if type(probe).__name__ == kind), None)
+    if name is None or type(probe) is not probes.model_class(name):
+        raise DataError(
+            f"a {type(probe).__name__}", expected=f"one of {', '.join(probes.CLASSES)}", do="save it yourself"
+        )
     check_is_fitted(probe, "folds_")
-    arrays = {key: np.ascontiguousarray(getattr(probe, key)) for key in _layout(name)}
+    arrays = {key: np.ascontiguousarray(getattr(probe, key)) for key in probe.layout.arrays}
     tensors = save(arrays)
     try:
         head = canonical_json(
@@ -93,7 +69,7 @@ def to_files(probe: LogisticProbe | SVMProbe | KNNProbe, record: Mapping[str, An
                 "model": name,
                 "params": {key: _to_json(value) for key, value in probe.get_params().items()},
                 "classes": _classes_to_json(probe.classes_),
-                "values": {key: _to_json(getattr(probe, key)) for key in sorted(_names(name))},
+                "values": {key: _to_json(getattr(probe, key)) for key in sorted(probe.layout.values)},
                 "sha256": hashlib.sha256(tensors).hexdigest(),
                 "record": dict(record),
             }
@@ -105,7 +81,7 @@ def to_files(probe: LogisticProbe | SVMProbe | KNNProbe, record: Mapping[str, An
     return {TENSORS: tensors, HEAD: head.encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> tuple[LogisticProbe | SVMProbe | KNNProbe, dict[str, Any]]:
+def from_files(files: Mapping[str, bytes]) -> tuple[Probe, dict[str, Any]]:
     """A probe and its record from what `to_files` made.
 
     Parameters
@@ -132,26 +108,21 @@ def from_files(files: Mapping[str, bytes]) -> tuple[LogisticProbe | SVMProbe | K
         raise _damaged(f"{TENSORS} is not the file that {HEAD} was written with")
     try:
         arrays = load(files[TENSORS])
-        kind = _MODELS[head["model"]]
+        kind = getattr(probes, probes.CLASSES[head["model"]])
         probe = kind(**{key: _from_json(value) for key, value in head["params"].items()})
         classes, values = _classes_from_json(head["classes"]), head["values"]
-        if set(values) != _names(head["model"]):
+        if set(values) != kind.layout.values:
             raise _damaged(f"{HEAD} lacks values of a {head['model']}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(f"{HEAD} or {TENSORS} can't be read: {error}") from error
-    _check_shapes(arrays, head["model"], len(classes), values)
+    _check_arrays(arrays, head["model"], kind.layout, len(classes), values)
     probe.classes_ = classes
     for key, value in {**arrays, **values}.items():
         setattr(probe, key, value)
+    fault = probe.fault() if hasattr(probe, "fault") else ""
+    if fault:
+        raise _damaged(fault)
     return probe, dict(head["record"])
-
-
-def _layout(name: str) -> dict[str, tuple[str, ...]]:
-    return _KNN if name == "knn" else _LINEAR
-
-
-def _names(name: str) -> set[str]:
-    return _KNN_VALUES if name == "knn" else _VALUES
 
 
 def _head(data: bytes) -> dict[str, Any]:
@@ -169,26 +140,18 @@ def _head(data: bytes) -> dict[str, Any]:
     return dict(head)
 
 
-def _check_shapes(arrays: Mapping[str, npt.NDArray[Any]], name: str, n_classes: int, values: Mapping[str, Any]) -> None:
+def _check_arrays(
+    arrays: Mapping[str, npt.NDArray[Any]], name: str, layout: Layout, n_classes: int, values: Mapping[str, Any]
+) -> None:
     """Every array is there, of its type, and sizes of one name agree with each other and with the values."""
-    layout = _layout(name)
-    if set(arrays) != set(layout):
-        raise _damaged(f"{TENSORS} holds {sorted(arrays)}, a {name} has {sorted(layout)}")
+    if set(arrays) != set(layout.arrays):
+        raise _damaged(f"{TENSORS} holds {sorted(arrays)}, a {name} has {sorted(layout.arrays)}")
     sizes = {"classes": n_classes, "outputs": 1 if values["kind_"] == "binary" else n_classes}
     sizes["features"] = values["n_features_in_"]
-    for key, array in arrays.items():
-        wanted = layout[key]
-        if key == "projection_" and array.ndim == 1:
-            wanted = ("features",)
-        if array.dtype != (np.int64 if key in _INTEGERS else np.float64):
-            raise _damaged(f"{key} is of {array.dtype}")
-        if array.ndim != len(wanted) or any(
-            sizes.setdefault(axis, size) != size for axis, size in zip(wanted, array.shape, strict=True)
-        ):
-            shape = tuple(sizes.get(axis, axis) for axis in wanted)
-            raise _damaged(f"{key} has shape {array.shape}, not {shape}")
-        if key in _FINITE and not np.isfinite(array).all():
-            raise _damaged(f"{key} is not finite")
+    for key, rule in layout.arrays.items():  # in this order, so that the same damage is told the same way
+        wrong = rule.wrong(arrays[key], sizes)
+        if wrong:
+            raise _damaged(f"{key} {wrong}")
 
 
 def _classes_to_json(classes: npt.NDArray[Any]) -> dict[str, Any]:

@@ -118,6 +118,38 @@ def histogram_figure(parts: Sequence[FloatArray], label: str, description: str) 
         return _svg(axes, description)
 
 
+def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: FloatArray, whole: float) -> Markup:
+    """AUC by number of labelled groups per class.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Ascending.
+    mean, low, high : ndarray of shape (n,), float32
+        Mean, worst and best draw of each size.
+    whole : float
+        AUC with all labels: a dashed line.
+
+    Returns
+    -------
+    Markup
+        An `<svg>` element.
+    """
+    with mpl.rc_context():
+        axes = _axes(width=6.4, height=3.6)
+        places = np.arange(len(sizes))
+        axes.axhline(whole, color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
+        # A polygon, because `fill_between` refers to a shape by an id, and ids are taken out of a page's figures.
+        band = np.concatenate([low, high[::-1]])
+        axes.fill(np.concatenate([places, places[::-1]]), band, color=_colour(0), alpha=0.2, linewidth=0, zorder=2)
+        axes.plot(places, mean, color=_colour(0), linewidth=1.8, zorder=3)
+        axes.set(xlabel="Labelled groups per class", ylabel="AUC", xlim=(-0.3, len(sizes) - 0.7))
+        axes.set_ylim(min(0.5, float(np.min(low, initial=0.5))), 1)
+        axes.set_xticks(places, [str(size) for size in sizes])
+        told = ", ".join(f"{size}: {value:.2f}" for size, value in zip(sizes, mean, strict=True))
+        return _svg(axes, f"Mean AUC by labelled groups per class, {told}; with all labels {whole:.2f}.")
+
+
 def _axes(width: float, height: float) -> Axes:
     """Axes of a new figure of this size in inches, with margins that fit the labels; whatever the user's style."""
     mpl.rcdefaults()

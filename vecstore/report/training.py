@@ -27,6 +27,8 @@ _FACTS = (
     ("kind", "Kind"),
     ("space", "Space"),
     ("encoder", "Encoder"),
+    ("level", "Level"),
+    ("pool", "Pooling"),
     ("model", "Model"),
     ("parameters", "Parameters"),
     ("group_column", "Groups"),
@@ -55,11 +57,14 @@ def training_page(record: Mapping[str, Any], y: npt.ArrayLike, probabilities: np
 
         - ``part`` : {"test", "out-of-fold"}, which pictures were evaluated; ``groups`` : int, how many groups they
           are of; ``group_column`` : str, the column that names them
+        - ``level`` : str, the column whose equal values make a unit, where units and not pictures were evaluated;
+          ``pictures`` : int, how many those had; ``pool`` : str, how their vectors became one
         - ``auc``, ``accuracy``, ``balanced_accuracy`` : float or None, and each with ``_interval`` : [low, high]
           or None, 95 %
         - ``auc_per_class`` : mapping of class to float or None, ``auc_interval_per_class`` : to [low, high] or None
         - ``counts`` : mapping of class to pictures it was trained on
         - ``notes`` : list of str, everything the reader must know
+        - ``spaces``, ``encoders`` : list of str, where there are several; else
         - ``space``, ``encoder``, ``model``, ``where``, ``store`` : str; ``commit`` : int;
           ``parameters``, ``versions`` : mapping, list, number or str
     y : array of shape (n,), int, or (n, C), 0 or 1
@@ -85,6 +90,8 @@ def training_page(record: Mapping[str, Any], y: npt.ArrayLike, probabilities: np
             do="give the record that train or evaluate returned",
         )
     truth, scores = _arrays(record, y, probabilities)
+    several = {one: record.get(all_of) or () for one, all_of in (("space", "spaces"), ("encoder", "encoders"))}
+    record = {**record, **{one: " + ".join(names) for one, names in several.items() if len(names) > 1}}
     return render(
         "training.html",
         {
@@ -132,9 +139,14 @@ def _arrays(record: Mapping[str, Any], y: npt.ArrayLike, probabilities: npt.Arra
 
 def _summary(record: Mapping[str, Any]) -> str:
     """One sentence that can be quoted alone."""
-    pictures = count(int(record["n"]), "test picture" if record.get("part") == "test" else "picture")
+    test = "test " if record.get("part") == "test" else ""
+    pictures = count(int(record["n"]), f"{test}picture")
     groups, unseen = "", "it"
-    if record.get("groups") and record.get("group_column"):
+    level = record.get("level")
+    if level:
+        held = count(int(record.get("pictures") or record["n"]), f"{test}picture")
+        pictures = f"{_groups(int(record['n']), str(level), 'unit')} ({held})"
+    if record.get("groups") and record.get("group_column") not in (None, "", level):
         groups = f" of {_groups(int(record['groups']), str(record['group_column']))}"
         unseen = "its group"
     auc = "AUC not defined"
@@ -145,11 +157,15 @@ def _summary(record: Mapping[str, Any]) -> str:
     return f"{auc} on {pictures}{groups}{how}."
 
 
-def _groups(n: int, column: str) -> str:
+def _groups(n: int, column: str, noun: str = "group") -> str:
     for part, singular, plural in _GROUP_NOUNS:
         if part in column.lower():
             return count(n, singular, plural)
-    return f"{count(n, 'group')} ({clean(column)})"
+    return (
+        count(n, f"{noun} of {clean(column)}", f"{noun}s of {clean(column)}")
+        if noun == "unit"
+        else (f"{count(n, noun)} ({clean(column)})")
+    )
 
 
 def _tiles(record: Mapping[str, Any]) -> list[dict[str, Any]]:

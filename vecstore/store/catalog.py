@@ -16,6 +16,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -102,6 +103,47 @@ def row_digest(table: str, row: Mapping[str, Any]) -> int:
     values = {k: v.hex() if isinstance(v, bytes) else v for k, v in sorted(row.items()) if v is not None}
     text = _JSON.encode([table, values])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def column_digests(table: str, columns: Mapping[str, Sequence[Any]]) -> Iterator[int]:
+    """`row_digest` of many rows given by columns, several times as fast: equal values are written as JSON once.
+
+    Examples
+    --------
+    >>> rows = [{"item": 1, "class": "a"}, {"item": 2, "class": None}]
+    >>> made = column_digests("labels", {name: [row[name] for row in rows] for name in rows[0]})
+    >>> list(made) == [row_digest("labels", row) for row in rows]
+    True
+    """
+    parts = []
+    for name, values in sorted(columns.items()):
+        key = f"{_JSON.encode(name)}:"
+        if set(map(type, values)) == {int}:
+            parts.append([f"{key}{v}" for v in values])
+            continue
+        # By type too: 1 and 1.0 are equal and not the same text.
+        known = {
+            (kind, v): "" if v is None else key + _JSON.encode(v.hex() if isinstance(v, bytes) else v)
+            for kind, v in set(zip(map(type, values), values, strict=True))
+        }
+        parts.append([known[pair] for pair in zip(map(type, values), values, strict=True)])
+    head, blake = _JSON.encode(table), hashlib.blake2b
+    for row in zip(*parts, strict=True):
+        text = f"[{head},{{{','.join(filter(None, row))}}}]"
+        yield int.from_bytes(blake(text.encode(), digest_size=8).digest(), "little")
+
+
+_AS_THEY_ARE: Mapping[str, frozenset[type]] = defaultdict(
+    frozenset, {"INTEGER": frozenset({int, type(None)}), "TEXT": frozenset({str, type(None)})}
+)
+
+
+def _stored_column(values: Sequence[Any], kind: str) -> Sequence[Any]:
+    """`stored` for a column; values of equal type and value are looked at once."""
+    if set(map(type, values)) <= _AS_THEY_ARE[kind]:
+        return values
+    known = {(t, v): stored(v, kind) for t, v in set(zip(map(type, values), values, strict=True))}
+    return [known[key] for key in zip(map(type, values), values, strict=True)]
 
 
 # Left out of the digests: an item's size and time are what the last scan saw, not what the store says.
@@ -228,6 +270,20 @@ class Transaction:
         self._connection.executemany(text, ([full[name] for name in names] for full in whole)).close()
         self._book(self.commit, table, whole)
         return [full["id"] for full in whole] if table in _NUMBERED else []
+
+    def add_columns(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Insert many rows, given by columns of one length, into a table that does not number them."""
+        kinds = dict(self.sql("SELECT name, type FROM pragma_table_info(?)", (table,)))
+        if table in _VERSIONED:
+            rows = len(next(iter(columns.values()), ()))
+            columns = {**columns, "added_in": [self.commit] * rows}
+        whole = {name: _stored_column(values, kinds[name]) for name, values in columns.items()}
+        text = f"INSERT INTO {table} ({', '.join(map(quoted, whole))}) VALUES ({', '.join('?' * len(whole))})"
+        self._connection.executemany(text, zip(*whole.values(), strict=True)).close()
+        sums = self._digests.setdefault((self.commit, table), [0, 0])
+        for digest in column_digests(table, whole):
+            sums[0] += 1
+            sums[1] += digest
 
     def _next_id(self, table: str) -> int:
         """The id after the highest that was ever given; AUTOINCREMENT keeps it, deleted rows included."""

@@ -98,7 +98,8 @@ def _ensure_columns(tx: Transaction, given: Mapping[str, list[Value]], origin: s
         name.casefold(): (name, kind, added) for name, kind, added in tx.sql("SELECT name, type, added_in FROM columns")
     }
     names: dict[str, str] = {}
-    for name, values in given.items():
+    for name, all_values in given.items():
+        values = [value for _, value in set(zip(map(type, all_values), all_values, strict=True))]
         clean = _clean(name)
         if not clean or clean.casefold() in RESERVED_COLUMNS:
             clean = f"{_clean(origin)}_{clean or 'column'}"
@@ -156,4 +157,5 @@ def _apply(tx: Transaction, changes: Mapping[int, Mapping[str, Value]], born: se
             tx.end("metadata", "item = ?", (item,))
         begun.append(row | differing)
     used = [name for name in ["item", *known] if any(row.get(name) is not None for row in begun)]
-    tx.add("metadata", ({name: row.get(name) for name in used} for row in begun))
+    if begun:
+        tx.add_columns("metadata", {name: [row.get(name) for row in begun] for name in used})

@@ -10,17 +10,18 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from vecstore.errors import Ambiguous, NotFound, NotWritable, StoreDamaged, StoreError
 from vecstore.files import canonical_json, make_folder, os_errors, sync_folder, write_file
-from vecstore.records import DecodeRule, FloatArray, IntArray, Passport, Split, TaskKind, Value
+from vecstore.records import DecodeRule, IntArray, Passport, Split, TaskKind, Value
 from vecstore.store import predicate
 from vecstore.store.catalog import Catalog, Transaction, in_pieces, quoted, visible
 from vecstore.store.columns import RESERVED_COLUMNS, describe
@@ -84,8 +85,7 @@ class Task:
     added_in: int
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """One row of a task: `value` is 1 where the class holds, 0 where it does not."""
 
     item: int
@@ -305,19 +305,25 @@ class Store:
         parts = [read_contents(self.shard_path(space, s.sha256), space.dim, s.rows, s.bytes) for s in rows]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
-    def vectors(self, space: Space, contents: IntArray) -> FloatArray:
+    def vectors(
+        self, space: Space | Sequence[Space], contents: IntArray, dtype: npt.DTypeLike = np.float32
+    ) -> npt.NDArray[Any]:
         """Vectors of contents.
 
         Parameters
         ----------
-        space : Space
+        space : Space or sequence of Space
+            Of several spaces the vectors stand side by side, in this order: unit length each, so that every space
+            has the same share of a row's length, whatever its dimension.
         contents : ndarray of shape (n,), int64
             Content ids, in any order, repetition allowed.
+        dtype : {float32, float16}
+            float16 is how a shard holds them: half the memory, and no cast.
 
         Returns
         -------
-        ndarray of shape (n, dim), float32
-            Unit rows, in the order asked for.
+        ndarray of shape (n, dim), float32 or float16
+            Unit rows, in the order asked for; `dim` is the sum over the spaces.
 
         Raises
         ------
@@ -328,7 +334,7 @@ class Store:
         """
         from vecstore.store.reading import take
 
-        return take(self, space, contents)
+        return take(self, [space] if isinstance(space, Space) else space, contents, dtype)
 
     # Items and their metadata
 
@@ -445,6 +451,32 @@ class Store:
         )
         return [Label(*row) for row in rows]
 
+    def label_arrays(self, task: Task) -> tuple[IntArray, IntArray, npt.NDArray[np.float64], IntArray]:
+        """The same labels as columns.
+
+        Returns
+        -------
+        items, classes : ndarray of shape (n,), int64
+            By item; classes as positions in `task.classes`.
+        values : ndarray of shape (n,), float64
+        parts : ndarray of shape (n,), int64
+            0 where there is none, 1 train, 2 val, 3 test.
+        """
+        position = {name: i for i, name in enumerate(task.classes)}
+        rows = self.rows(
+            "SELECT l.item, l.class, l.value, CASE l.split WHEN 'train' THEN 1 WHEN 'val' THEN 2 WHEN 'test' THEN 3"
+            f" ELSE 0 END FROM labels l JOIN states s ON s.item = l.item WHERE l.task = :task AND {visible('s')}"
+            " ORDER BY l.item, l.class",
+            task=task.id,
+        )
+        items, classes, values, parts = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return (
+            np.array(items, np.int64),
+            np.fromiter((position[name] for name in classes), np.int64, len(classes)),
+            np.array(values, np.float64),
+            np.array(parts, np.int64),
+        )
+
     def add_task(
         self,
         name: str,
@@ -472,10 +504,9 @@ class Store:
                 "provenance": canonical_json(provenance),
             }
             (task,) = tx.add("tasks", [row])
-            tx.add(
-                "labels",
-                ({"task": task, "item": x.item, "class": x.name, "value": x.value, "split": x.split} for x in labels),
-            )
+            items, names, values, splits = zip(*rows, strict=True) if (rows := list(labels)) else ((), (), (), ())
+            told = {"task": [task] * len(rows), "item": items, "class": names, "value": values, "split": splits}
+            tx.add_columns("labels", told)
             described = (
                 (item, {column: value}) for column, of in (columns or {}).items() for item, value in of.items()
             )
@@ -578,7 +609,7 @@ class Store:
             _write_folder(folder, files)  # a sweep may have come between; now it can't
             row = {"task": task.id, "space": space.id, "sha256": digest, "record": canonical_json(record)}
             (model,) = tx.add("models", [row])
-            tx.add("seen", ({"model": model, "item": int(item)} for item in seen))
+            tx.add_columns("seen", {"model": [model] * len(seen), "item": seen.tolist()})
             tx.counts |= {"task": task.name, "auc": record.get("auc"), "n": record.get("n")}
         return next(m for m in self.models() if m.id == model)
 
@@ -721,6 +752,21 @@ def _file_system_time(folder: Path) -> float:
         return probe.stat().st_mtime
     finally:
         probe.unlink()
+
+
+@contextmanager
+def using(store: Store | str | os.PathLike[str]) -> Iterator[Store]:
+    """A store as it is, or one that is opened from its path and closed behind the block.
+
+    Raises
+    ------
+    NotAStore, StoreTooNew, StoreDamaged
+    """
+    if isinstance(store, Store):
+        yield store
+        return
+    with Store(store) as opened:
+        yield opened
 
 
 def create_store(path: str | os.PathLike[str], rule: DecodeRule | None = None) -> Store:
