@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from vecstore.evaluate import evaluate as evaluate
     from vecstore.export import export as export
     from vecstore.export_model import export_model as export_model
+    from vecstore.graph import NeighborGraph as NeighborGraph
+    from vecstore.graph import neighbors as neighbors
+    from vecstore.indexes import IndexInfo as IndexInfo
+    from vecstore.indexes import index_build as index_build
+    from vecstore.indexes import index_info as index_info
+    from vecstore.indexes import index_update as index_update
     from vecstore.info import info as info
     from vecstore.ingest import IngestResult as IngestResult
     from vecstore.ingest import ingest as ingest
@@ -34,6 +40,9 @@ if TYPE_CHECKING:
     from vecstore.predict import predict as predict
     from vecstore.search import SearchResult as SearchResult
     from vecstore.search import search as search
+    from vecstore.search import search_many as search_many
+    from vecstore.search_eval import SearchEvaluation as SearchEvaluation
+    from vecstore.search_eval import search_eval as search_eval
     from vecstore.store.store import Store as Store
     from vecstore.train import train as train
     from vecstore.trained import Probe as Probe
@@ -49,11 +58,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dataset": "dataset",
+    "IndexInfo": "indexes",
     "IngestResult": "ingest",
     "LabelResult": "labelling",
     "LearningCurve": "curve",
+    "NeighborGraph": "graph",
     "Prediction": "predict",
     "Probe": "trained",
+    "SearchEvaluation": "search_eval",
     "SearchResult": "search",
     "Store": "store.store",
     "VecstoreError": "errors",
@@ -63,14 +75,20 @@ _HOMES = {
     "evaluate": "evaluate",
     "export": "export",
     "export_model": "export_model",
+    "index_build": "indexes",
+    "index_info": "indexes",
+    "index_update": "indexes",
     "info": "info",
     "ingest": "ingest",
     "label": "label",
     "learning_curve": "curve",
+    "neighbors": "graph",
     "open": "store.store",
     "open_encoder": "encoders",
     "predict": "predict",
     "search": "search",
+    "search_eval": "search_eval",
+    "search_many": "search",
     "train": "train",
     "zero_shot": "zeroshot",
 }
@@ -78,11 +96,14 @@ _HOMES = {
 
 __all__ = [
     "Dataset",
+    "IndexInfo",
     "IngestResult",
     "LabelResult",
     "LearningCurve",
+    "NeighborGraph",
     "Prediction",
     "Probe",
+    "SearchEvaluation",
     "SearchResult",
     "Store",
     "VecstoreError",
@@ -92,14 +113,20 @@ __all__ = [
     "evaluate",
     "export",
     "export_model",
+    "index_build",
+    "index_info",
+    "index_update",
     "info",
     "ingest",
     "label",
     "learning_curve",
+    "neighbors",
     "open",
     "open_encoder",
     "predict",
     "search",
+    "search_eval",
+    "search_many",
     "train",
     "zero_shot",
 ]

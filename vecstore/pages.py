@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from vecstore.search import SearchResult
     from vecstore.trained import Probe
 
-_KINDS = {"item": "an item of the store", "picture": "a picture file", "vector": "a vector", "text": "a text"}
+_KINDS = {
+    "item": "an item of the store",
+    "picture": "a picture file",
+    "vector": "a vector",
+    "text": "a text",
+    "several": "several examples",
+}
 
 
 def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLike[str]) -> None:
@@ -37,13 +43,14 @@ def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLi
     facts = {
         "space": result.space,
         "encoder": result.encoder,
-        "search": "exact, cosine similarity" if result.exact else "index, cosine similarity",
+        "search": f"{_search_told(result)}, cosine similarity"
+        + ("" if result.metric == "cosine" else f" of {result.metric} features"),
         "items searched": str(result.searched),
         "store": f"{store.path.name}, commit {result.commit}",
     }
     if result.where:
         facts["filter"] = result.where
-    if result.kind in ("item", "picture"):
+    if result.kind in ("item", "picture", "several"):
         column = result.group_column or "none known"
         facts["own group"] = f"left out ({column}): {result.excluded} items" if result.excluded else "nothing left out"
     if result.notes:
@@ -52,6 +59,14 @@ def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLi
     card = QueryCard(name, _KINDS[result.kind], result.thumbnail)
     page = similar_page(card, [_shown(hit) for hit in result.hits], _thumbnails(store, result.hits), facts)
     write_file(target, page.encode())
+
+
+def _search_told(result: SearchResult) -> str:
+    """Whether anything can have been missed, and how often it is."""
+    if result.exact or result.recall is None:
+        return "exact" if result.exact else "approximate"
+    low, high = result.recall["low"], result.recall["high"]
+    return f"approximate (finds {result.recall['value']:.4f} [{low:.4f}, {high:.4f}] of the exact hits)"
 
 
 _SHOWN_FIELDS = 10

@@ -197,6 +197,8 @@ class Hit:
     source, locator : str
     metadata : mapping
     labels : mapping of task to class
+    predictions : mapping of class to probability
+        Of a probe, where one was asked for.
     """
 
     rank: int
@@ -206,6 +208,7 @@ class Hit:
     locator: str
     metadata: Mapping[str, Value] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    predictions: Mapping[str, float] = field(default_factory=dict)
 
 
 class Progress(Protocol):

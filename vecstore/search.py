@@ -1,9 +1,10 @@
-"""`search`: similar cases to an item, a picture, a vector or a text."""
+"""`search`: similar cases to an item, a picture, a vector or a text; one query, or thousands in one call."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.dataset import group_codes
+from vecstore.dataset import Groups, group_codes
 from vecstore.embedding import embed_new, pictures_opened
 from vecstore.encoders import open_encoder
 from vecstore.errors import Ambiguous, DataError, NotFound, PictureError, SpaceMismatch, UsageError
-from vecstore.neighbours import Neighbour, searcher
-from vecstore.records import FloatArray, Hit, IntArray
+from vecstore.index.metric import DEFAULT_METRIC
+from vecstore.neighbours import Neighbour, Searcher, searcher
+from vecstore.records import BoolArray, DoubleArray, FloatArray, Hit, IntArray
 from vecstore.store import Items, Space, Store
+from vecstore.trained import load
 
 DEFAULT_K = 10
+
+Query = int | np.integer[Any] | str | os.PathLike[str] | npt.NDArray[np.floating[Any]]
+"""An item id; an item's locator; a picture; a `.npy` file with one vector; a vector of shape (dim,)."""
+
+_POOL = 10
+"""Candidates for each hit that variety is chosen from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class SearchResult:
         By score, the highest first; ties by item id.
     query : str
         What was asked.
-    kind : {"item", "picture", "vector", "text"}
+    kind : {"item", "picture", "vector", "text", "several"}
     space, encoder : str
     where : str or None
     group_column : str or None
@@ -43,10 +52,15 @@ class SearchResult:
     searched : int
         Items that could have been found.
     exact : bool
+        Whether nothing can have been missed.
     pixels_read : int
     notes : list of str
     thumbnail : bytes or None
         Of the query.
+    metric : {"cosine", "standard", "whitened"}
+        What similarity is the cosine of.
+    recall : dict or None
+        Of an approximate index: "value" with "low" and "high", as measured when it was built.
     """
 
     hits: list[Hit]
@@ -63,6 +77,8 @@ class SearchResult:
     pixels_read: int
     notes: list[str] = field(default_factory=list)
     thumbnail: bytes | None = None
+    metric: str = "cosine"
+    recall: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +90,42 @@ class _Query:
     thumbnail: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is asked of every query alike."""
+
+    k: int | None
+    where: str | None
+    ids: Sequence[int] | IntArray | None
+    group: str | None
+    include_own: bool
+    by: str | None
+    unique: bool
+    farthest: bool
+    diverse: float
+    predict: str | None
+    thumbnails: bool
+
+
 def search(
-    store: Store,
-    query: int | np.integer[Any] | str | os.PathLike[str] | npt.NDArray[np.floating[Any]] | None = None,
+    store: Store | str | os.PathLike[str],
+    query: Query | Sequence[Query] | None = None,
     k: int | None = None,
     *,
     text: str | None = None,
+    like: Sequence[Query] = (),
+    unlike: Sequence[Query] = (),
     where: str | None = None,
+    ids: Sequence[int] | IntArray | None = None,
     space: str | None = None,
+    metric: str = DEFAULT_METRIC,
     group: str | None = None,
     include_own: bool = False,
+    by: str | None = None,
+    unique: bool = False,
+    farthest: bool = False,
+    diverse: float = 0.0,
+    predict: str | None = None,
     encoder: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     device: str | None = None,
@@ -93,21 +135,39 @@ def search(
 
     Parameters
     ----------
-    store : Store
-    query : int, str, path or ndarray of shape (dim,), optional
-        An item id; an item's locator; a picture; a `.npy` file with one vector; a vector.
+    store : Store or path
+    query : int, str, path or ndarray of shape (dim,), or a sequence of these, optional
+        An item id; an item's locator; a picture; a `.npy` file with one vector; a vector. Several are averaged.
     k : int, optional
         How many; exactly as many come back where as many exist. 10 by default, or as many as the store has.
     text : str, optional
         A description instead of a picture, in a CLIP space.
+    like, unlike : sequence of queries
+        Further examples of what is looked for, and of what is not: twice the mean of the former minus the mean of
+        the latter is searched for.
     where : str, optional
-        A SQLite expression over the metadata columns.
+        A SQLite expression over the metadata columns and tasks.
+    ids : sequence of int or ndarray of shape (m,), int64, optional
+        Only these items.
     space : str, optional
         Needed where the store has several.
+    metric : {"cosine", "standard", "whitened"}
+        What is compared by its cosine: the vectors; standardised features; whitened principal components.
     group : str, optional
         Column whose value the query shares with its own group; "none" for no groups.
     include_own : bool
         Also find the query's own item and group, which are left out otherwise.
+    by : str, optional
+        Column of which every value is found once, by its most similar item: the ten most similar patients.
+    unique : bool
+        Of identical pictures only the first.
+    farthest : bool
+        The least similar instead, the least first.
+    diverse : float
+        From 0 (nothing but similarity) to below 1: how much a hit is to differ from those before it (maximal marginal
+        relevance). Hits are then in the order in which they were chosen.
+    predict : str, optional
+        A task whose newest probe says what it thinks of every hit.
     encoder, weights, device : optional
         How to open the space's encoder, where its name alone does not find the weights.
     thumbnails : bool
@@ -121,44 +181,193 @@ def search(
     ------
     NotFound, Ambiguous, UsageError, DataError, PredicateRefused, PictureError, SpaceMismatch
     """
-    if (query is None) == (text is None):
+    several = isinstance(query, (list, tuple))
+    wanted: list[Query] = [] if query is None else [*query] if several else [query]  # type: ignore[misc,list-item]
+    positive = [*wanted, *like]
+    if bool(positive) == (text is not None):
         raise UsageError("a search needs one query", expected="an item id, a picture, a vector file, or --text")
-    opened = pictures_opened()
-    chosen = store.refresh().space(space)
-    engine = searcher(store, chosen)
+    wish = _Wish(k, where, ids, group, include_own, by, unique, farthest, diverse, predict, thumbnails)
+    with _handle(store) as opened:
+        read = pictures_opened()
+        chosen = opened.refresh().space(space)
+        engine = searcher(opened, chosen, metric)
+        _check(wish, engine.items)
+        tools = (encoder, weights, device)
+        if text is not None and metric != "cosine":
+            raise UsageError(
+                f"a text can't be compared by the metric {metric!r}, which is fitted on pictures",
+                expected="the cosine",
+                do="leave --metric away",
+            )
+        if text is not None:
+            asked = [_by_text(chosen, text, *tools)]
+        else:
+            asked = _resolved(opened, chosen, engine, positive, *tools)
+        negative = _resolved(opened, chosen, engine, list(unlike), *tools)
+        one = asked[0] if len(asked) == 1 and not negative else _combined(asked, negative)
+        return _answers(opened, chosen, engine, [one], wish, read)[0]
+
+
+def search_many(
+    store: Store | str | os.PathLike[str],
+    queries: str | os.PathLike[str] | Sequence[Query] | npt.NDArray[np.floating[Any]],
+    k: int | None = None,
+    *,
+    where: str | None = None,
+    ids: Sequence[int] | IntArray | None = None,
+    space: str | None = None,
+    metric: str = DEFAULT_METRIC,
+    group: str | None = None,
+    include_own: bool = False,
+    by: str | None = None,
+    unique: bool = False,
+    farthest: bool = False,
+    diverse: float = 0.0,
+    predict: str | None = None,
+    encoder: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+) -> list[SearchResult]:
+    """Find the most similar items to each of many queries, in one pass.
+
+    Parameters
+    ----------
+    store : Store or path
+    queries : path, sequence of queries, or ndarray of shape (n, dim)
+        A `.npy` file with a matrix; a text file with an item id, a locator or the path of a picture on each line; or
+        these themselves.
+    k, where, ids, space, metric, group, include_own, by, unique, farthest, diverse, predict, encoder, weights, device
+        As of `search`; `ids` may be an ndarray of shape (m,), int64.
+
+    Returns
+    -------
+    list of SearchResult
+        One for each query, in their order; each is what `search` answers.
+
+    Raises
+    ------
+    NotFound, Ambiguous, UsageError, DataError, PredicateRefused, PictureError, SpaceMismatch
+    """
+    wish = _Wish(k, where, ids, group, include_own, by, unique, farthest, diverse, predict, thumbnails=False)
+    with _handle(store) as opened:
+        read = pictures_opened()
+        chosen = opened.refresh().space(space)
+        engine = searcher(opened, chosen, metric)
+        _check(wish, engine.items)
+        asked = _resolved(opened, chosen, engine, _listed(queries, chosen), encoder, weights, device)
+        return _answers(opened, chosen, engine, asked, wish, read)
+
+
+@contextmanager
+def _handle(store: Store | str | os.PathLike[str]) -> Iterator[Store]:
+    """A store as it was given, or opened from a path and closed again."""
+    if isinstance(store, Store):
+        yield store
+        return
+    with Store(store) as opened:
+        yield opened
+
+
+def _check(wish: _Wish, items: Items) -> None:
+    _checked_k(wish.k, items)
+    if not 0 <= wish.diverse < 1:
+        raise UsageError(f"diverse {wish.diverse}", expected="from 0 to below 1", do="--diverse 0.5")
+    if wish.diverse and wish.farthest:
+        raise UsageError("variety is chosen among the most similar", expected="--diverse or --farthest, not both")
+
+
+def _answers(
+    store: Store, space: Space, engine: Searcher, asked: Sequence[_Query], wish: _Wish, read: int
+) -> list[SearchResult]:
+    """Results of queries in one pass."""
     items = engine.items
-    k = _checked_k(k, items)
-    notes = store.where_warnings(where) if where is not None else []
-    notes = [f"a text column is compared with a number: {told}" for told in notes]
-    allowed = store.select(where) if where is not None else None
-    if text is not None:
-        asked = _by_text(chosen, text, encoder, weights, device)
-    else:
-        asked = _resolve(store, chosen, items, query, encoder, weights, device)
-    column, own = _own(store, items, asked.own, group, include_own)
-    found = engine.find(asked.vector, k, allowed, own)
-    if len(found) < k:
-        notes.append(f"{len(found)} of {k}: no more items fit")
-    thumbnail = asked.thumbnail
-    if thumbnail is None and thumbnails and asked.own:
-        digest = store.hashes_of(asked.own)[asked.own[0]]
-        thumbnail = store.thumbnails.get([digest]).get(digest)
-    return SearchResult(
-        _hits(store, items, found),
-        asked.name,
-        asked.kind,
-        chosen.name,
-        chosen.passport.encoder,
-        where,
-        column,
-        len(own),
-        store.commit,
-        int(engine.candidates(allowed, own).sum()),
-        engine.exact,
-        pictures_opened() - opened,
-        notes,
-        thumbnail,
-    )
+    k = _checked_k(wish.k, items)
+    notes = list(engine.notes)
+    allowed: BoolArray | None = None
+    if wish.where is not None:
+        told = engine.once(("warnings", wish.where), lambda: store.where_warnings(wish.where or ""))
+        notes += [f"a text column is compared with a number: {one}" for one in told]
+        allowed = engine.fitting(store, wish.where)
+    if wish.ids is not None:
+        some = engine.of_ids(wish.ids)
+        allowed = some if allowed is None else allowed & some
+    grouped = [_own(store, engine, query.own, wish) for query in asked]
+    own = [excluded for _, excluded in grouped]
+    once_per = [_grouped(store, engine, wish.by).codes] if wish.by is not None else []
+    once_per += [items.contents] if wish.unique else []
+    pool = min(len(items), max(_POOL * k, 50)) if wish.diverse else k
+    vectors = np.stack([query.vector for query in asked]) if asked else np.empty((0, space.dim), np.float32)
+    found = engine.find(vectors, pool, allowed, own, farthest=wish.farthest, once_per=once_per)
+    if wish.diverse:
+        found = [_varied(store, space, engine, hits, k, wish.diverse) for hits in found]
+    hits = _hits(store, space, items, found, wish.predict)
+    able = engine.candidates(allowed)
+    results = []
+    for query, (column, excluded), of_query in zip(asked, grouped, hits, strict=True):
+        short = [f"{len(of_query)} of {k}: no more items fit"] if len(of_query) < k else []
+        results.append(
+            SearchResult(
+                of_query,
+                query.name,
+                query.kind,
+                space.name,
+                space.passport.encoder,
+                wish.where,
+                column,
+                len(excluded),
+                store.commit,
+                int(able.sum()) - int((able & engine.of_ids(excluded)).sum() if len(excluded) else 0),
+                engine.exact,
+                pictures_opened() - read,
+                [*notes, *short],
+                _thumbnail(store, query) if wish.thumbnails else query.thumbnail,
+                engine.metric.name,
+                engine.recall.to_dict() if engine.recall else None,
+            )
+        )
+    return results
+
+
+def _thumbnail(store: Store, query: _Query) -> bytes | None:
+    if query.thumbnail is not None or not query.own:
+        return query.thumbnail
+    digest = store.hashes_of(query.own)[query.own[0]]
+    return store.thumbnails.get([digest]).get(digest)
+
+
+def _varied(
+    store: Store, space: Space, engine: Searcher, hits: list[Neighbour], k: int, weight: float
+) -> list[Neighbour]:
+    """Maximal marginal relevance (Carbonell and Goldstein 1998): similar to the query, unlike those chosen before."""
+    if len(hits) <= 1:
+        return hits
+    rows = np.searchsorted(engine.items.ids, [hit.item for hit in hits])
+    vectors = engine.metric.queries(engine.vectors(store, space, engine.items.contents[rows])).astype(np.float64)
+    scores = np.array([hit.score for hit in hits])
+    nearest = np.full(len(hits), -np.inf)
+    chosen = [0]
+    while len(chosen) < min(k, len(hits)):
+        nearest = np.maximum(nearest, (vectors * vectors[chosen[-1]]).sum(axis=1))
+        worth = (1 - weight) * scores - weight * nearest
+        worth[chosen] = -np.inf
+        chosen.append(int(np.argmax(worth)))
+    return [hits[place] for place in chosen]
+
+
+def _combined(positive: Sequence[_Query], negative: Sequence[_Query]) -> _Query:
+    """One query of several examples."""
+    wanted: DoubleArray = np.mean([query.vector for query in positive], axis=0, dtype=np.float64)
+    if negative:
+        wanted = 2 * wanted - np.mean([query.vector for query in negative], axis=0, dtype=np.float64)
+    length = float(np.linalg.norm(wanted))
+    if length < 1e-6:
+        raise DataError(
+            "the examples cancel each other out", expected="a direction that is left", do="give other examples"
+        )
+    names = [query.name for query in positive] + [f"not {query.name}" for query in negative]
+    own = sorted({item for query in (*positive, *negative) for item in query.own})
+    name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return _Query(name, "several", (wanted / length).astype(np.float32), own, positive[0].thumbnail)
 
 
 def _checked_k(k: int | None, items: Items) -> int:
@@ -178,38 +387,90 @@ def _checked_k(k: int | None, items: Items) -> int:
     return k
 
 
-def _resolve(
+def _listed(
+    queries: str | os.PathLike[str] | Sequence[Query] | npt.NDArray[np.floating[Any]], space: Space
+) -> list[Query]:
+    """Many queries as a list."""
+    if isinstance(queries, (str, os.PathLike)):
+        path = Path(queries)
+        if path.suffix.lower() != ".npy":
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(
+                    f"{path}: {error}", expected="a .npy file, or a text file with a query on each line"
+                ) from error
+            return [line.strip() for line in lines if line.strip()]
+        queries = _loaded(path)
+    if isinstance(queries, np.ndarray):
+        if queries.ndim != 2 or queries.shape[1] != space.dim:
+            raise SpaceMismatch(
+                f"query vectors of shape {queries.shape}",
+                expected=f"(n, {space.dim}): the space {space.name}",
+                do="give a row for each query",
+            )
+        return list(queries)
+    return list(queries)
+
+
+def _resolved(
     store: Store,
     space: Space,
-    items: Items,
-    query: object,
+    engine: Searcher,
+    queries: Sequence[Query],
     encoder: str | None,
     weights: str | os.PathLike[str] | None,
     device: str | None,
-) -> _Query:
-    """What a query means: a vector, an item id, a file, or a locator, in this order."""
-    if isinstance(query, np.ndarray):
-        return _Query("a vector", "vector", _unit(query, space), [])
-    if isinstance(query, (int, np.integer)) or (
-        isinstance(query, str) and query.isascii() and query.isdigit() and not _is_file(Path(query))
-    ):
-        return _by_item(store, space, items, int(query))
-    path = Path(str(query))
-    if _is_file(path):
-        if path.suffix.lower() == ".npy":
-            return _Query(path.name, "vector", _unit(_loaded(path), space), [])
-        return _by_picture(store, space, items, path, encoder, weights, device)
-    asked = str(query).replace("\\", "/")
-    rows = [row for row, locator in enumerate(items.locators) if locator == asked]
-    if not rows:  # the end of a path will do, where it names one item
+) -> list[_Query]:
+    """What queries mean: a vector, an item id, a file, or a locator, in this order; items are read in one go."""
+    items = engine.items
+    found: list[_Query | int] = []
+    for query in queries:
+        if isinstance(query, np.ndarray):
+            found.append(_Query("a vector", "vector", _unit(query, space), []))
+            continue
+        if isinstance(query, (int, np.integer)) or (
+            isinstance(query, str) and query.isascii() and query.isdigit() and not _is_file(Path(query))
+        ):
+            found.append(_row_of_item(store, items, int(query)))
+            continue
+        path = Path(str(query))
+        if not _is_file(path):
+            found.append(_row_of_locator(engine, str(query)))
+        elif path.suffix.lower() == ".npy":
+            found.append(_Query(path.name, "vector", _unit(_loaded(path), space), []))
+        else:
+            found.append(_by_picture(store, space, items, path, encoder, weights, device))
+    rows = np.array([row for row in found if isinstance(row, int)], np.int64)
+    vectors = iter(engine.vectors(store, space, items.contents[rows]))
+    return [
+        _Query(f"{items.sources[one]}: {items.locators[one]}", "item", next(vectors), [int(items.ids[one])])
+        if isinstance(one, int)
+        else one
+        for one in found
+    ]
+
+
+def _row_of_locator(engine: Searcher, query: str) -> int:
+    """The item with a locator, or one that ends in it where that names one item."""
+    items, asked = engine.items, query.replace("\\", "/")
+
+    def by_locator() -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, locator in enumerate(items.locators):
+            rows.setdefault(locator, []).append(row)
+        return rows
+
+    rows = engine.once("by locator", by_locator).get(asked)
+    if not rows:
         rows = [row for row, locator in enumerate(items.locators) if locator.replace("!", "/").endswith(f"/{asked}")]
     if len(rows) == 1:
-        return _by_item(store, space, items, int(items.ids[rows[0]]))
+        return int(rows[0])
     if rows:
         told = ", ".join(f"{items.ids[row]} ({items.sources[row]}: {items.locators[row]})" for row in rows[:5])
-        raise Ambiguous(f"{query!s} fits {len(rows)} items: {told}", expected="one item", do="give the item id")
+        raise Ambiguous(f"{query} fits {len(rows)} items: {told}", expected="one item", do="give the item id")
     raise NotFound(
-        f"{query!s}: no such file, and no item with this locator or id",
+        f"{query}: no such file, and no item with this locator or id",
         expected="a picture, a .npy file, an item id or a locator",
         do="ids and locators of all items: vecstore export, or a predict without images",
     )
@@ -234,7 +495,7 @@ def _loaded(path: Path) -> FloatArray:
     return array
 
 
-def _by_item(store: Store, space: Space, items: Items, item: int) -> _Query:
+def _row_of_item(store: Store, items: Items, item: int) -> int:
     row = int(np.searchsorted(items.ids, item))
     if row >= len(items) or items.ids[row] != item:
         raise NotFound(
@@ -242,8 +503,7 @@ def _by_item(store: Store, space: Space, items: Items, item: int) -> _Query:
             expected="the id of an item with a picture",
             do=f"see: vecstore predict or export {store.path}",
         )
-    vector = store.vectors(space, items.contents[row : row + 1])[0]
-    return _Query(f"{items.sources[row]}: {items.locators[row]}", "item", vector, [item])
+    return row
 
 
 def _by_picture(
@@ -301,34 +561,61 @@ def _unit(vector: FloatArray, space: Space) -> FloatArray:
     return unit
 
 
-def _own(
-    store: Store, items: Items, own: Sequence[int], group: str | None, include_own: bool
-) -> tuple[str | None, list[int]]:
+def _grouped(store: Store, engine: Searcher, group: str | None) -> Groups:
+    grouped: Groups = engine.once(("groups", group), lambda: group_codes(store, engine.items, group))
+    return grouped
+
+
+def _own(store: Store, engine: Searcher, own: Sequence[int], wish: _Wish) -> tuple[str | None, IntArray]:
     """Items that are the query, or belong to its group."""
-    if include_own or not own:
-        return None, []
-    grouped = group_codes(store, items, group)
-    mine = grouped.codes[np.isin(items.ids, np.asarray(own, np.int64))]
-    excluded: IntArray = items.ids[np.isin(grouped.codes, mine)]
-    return grouped.column, excluded.tolist()
+    if wish.include_own or not own:
+        return None, np.empty(0, np.int64)
+    grouped = _grouped(store, engine, wish.group)
+    order = engine.once(("members", wish.group), lambda: np.argsort(grouped.codes, kind="stable"))
+    codes = grouped.codes[np.searchsorted(engine.items.ids, np.asarray(own, np.int64))]
+    ordered = engine.once(("codes", wish.group), lambda: grouped.codes[order])
+    first, last = np.searchsorted(ordered, np.unique(codes)), np.searchsorted(ordered, np.unique(codes), "right")
+    rows = np.concatenate([order[a:b] for a, b in zip(first, last, strict=True)])
+    return grouped.column, engine.items.ids[np.sort(rows)]
 
 
-def _hits(store: Store, items: Items, found: Sequence[Neighbour]) -> list[Hit]:
-    ids = [hit.item for hit in found]
+def _hits(
+    store: Store, space: Space, items: Items, found: Sequence[Sequence[Neighbour]], predict: str | None
+) -> list[list[Hit]]:
+    ids = sorted({hit.item for hits in found for hit in hits})
     metadata = store.metadata(ids)
     labels = store.labels_of(ids)
-    hits = []
-    for rank, hit in enumerate(found, 1):
-        row = int(np.searchsorted(items.ids, hit.item))
-        hits.append(
-            Hit(
-                rank,
-                hit.item,
-                hit.score,
-                items.sources[row],
-                items.locators[row],
-                metadata.get(hit.item, {}),
-                labels.get(hit.item, {}),
+    predictions = _predictions(store, space, items, ids, predict) if predict is not None else {}
+    answers: list[list[Hit]] = []
+    for hits in found:
+        answers.append([])
+        for rank, hit in enumerate(hits, 1):
+            row = int(np.searchsorted(items.ids, hit.item))
+            answers[-1].append(
+                Hit(
+                    rank,
+                    hit.item,
+                    hit.score,
+                    items.sources[row],
+                    items.locators[row],
+                    metadata.get(hit.item, {}),
+                    labels.get(hit.item, {}),
+                    predictions.get(hit.item, {}),
+                )
             )
-        )
-    return hits
+    return answers
+
+
+def _predictions(
+    store: Store, space: Space, items: Items, ids: Sequence[int], task: str
+) -> dict[int, dict[str, float]]:
+    """What the newest probe of a task says of items: probability per class."""
+    probe = load(store, task)
+    probe.check(space.fingerprint, f"the space {space.name}")
+    rows = np.searchsorted(items.ids, np.asarray(ids, np.int64))
+    values = probe.predict_proba(store.vectors(space, items.contents[rows]))
+    classes = probe.record.classes
+    return {
+        item: {name: float(p) for name, p in zip(classes, row, strict=True)}
+        for item, row in zip(ids, values, strict=True)
+    }

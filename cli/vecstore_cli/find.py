@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -18,17 +19,30 @@ from vecstore_cli._shared import (
     space_option,
     store_argument,
 )
+from vecstore_cli.indexing import metric_option
 
 
 @click.command()
 @store_argument
-@click.argument("query", required=False)
+@click.argument("query", nargs=-1)
+@click.option("--queries", type=click.Path(), metavar="FILE", help="Many: a .npy matrix, or a text with one a line.")
 @click.option("--text", metavar="TEXT", help="Describe what is looked for, in a CLIP space.")
+@click.option("--like", multiple=True, metavar="QUERY", help="A further example of what is looked for; repeatable.")
+@click.option("--unlike", multiple=True, metavar="QUERY", help="An example of what is not looked for; repeatable.")
 @click.option("-k", "k", type=int, help="How many [10, or as many as there are].")
 @click.option("--where", metavar="SQL", help="An expression over the item columns: \"sex = 'F' and age >= 60\".")
+@click.option("--ids", metavar="ID,ID|FILE", help="Only these items: their ids, or a file with one on each line.")
 @space_option
+@metric_option
 @click.option("--group", metavar="COLUMN", help="Column whose value excludes the query's own group; none: no groups.")
 @click.option("--include-own", is_flag=True, help="Also find the query itself and its own group.")
+@click.option("--by", metavar="COLUMN", help="Every value of a column once: the ten most similar patients.")
+@click.option("--unique", is_flag=True, help="Of identical pictures only the first.")
+@click.option("--farthest", is_flag=True, help="The least similar instead.")
+@click.option(
+    "--diverse", type=float, default=0.0, metavar="0..1", help="How much hits are to differ from one another."
+)
+@click.option("--predict", metavar="TASK", help="Add what the newest probe of a task says of every hit.")
 @click.option("--encoder", metavar="NAME", help="How to open the space's encoder, where its own name does not find it.")
 @encoder_options
 @at_option
@@ -38,82 +52,115 @@ from vecstore_cli._shared import (
 @command
 def search(
     store: str,
-    query: str | None,
+    query: tuple[str, ...],
+    queries: str | None,
     text: str | None,
-    k: int | None,
-    where: str | None,
-    space: str | None,
-    group: str | None,
-    include_own: bool,
-    encoder: str | None,
-    weights: str | None,
-    device: str | None,
+    like: tuple[str, ...],
+    unlike: tuple[str, ...],
     at: int | None,
     html: str | None,
     as_csv: bool,
     as_json: bool,
+    ids: str | None,
+    **wish: Any,
 ) -> None:
     """Find cases similar to QUERY: a picture, an item's id or locator, or a .npy file with a vector.
 
-    The query's own item and group (patient …) are left out.
+    Several are averaged. The query's own item and group (patient …) are left out.
 
     \b
       vecstore search chest.vecs query.png -k 10 --where "sex = 'F' and age >= 60"
       vecstore search chest.vecs 17 --html similar.html
+      vecstore search chest.vecs 17 --unlike 23 --by patient_id --diverse 0.3
     """
+    from vecstore.errors import UsageError
     from vecstore.files import output_file
     from vecstore.pages import write_similar_page
     from vecstore.search import search as run
+    from vecstore.search import search_many
     from vecstore.store import Store
 
     if html:
         output_file(html)  # refused before any work
-    with Store(store, at) as opened:
-        result = run(
-            opened,
-            query,
-            k,
-            text=text,
-            where=where,
-            space=space,
-            group=group,
-            include_own=include_own,
-            encoder=encoder,
-            weights=weights,
-            device=device,
-            thumbnails=html is not None,
+    wish["ids"] = None if ids is None else _ids(ids)
+    if queries is not None and (query or text or like or unlike or html):
+        raise UsageError(
+            "--queries is a search for each of its lines",
+            expected="no QUERY, --text, --like, --unlike or --html beside it",
+            do="put them on lines of the file",
         )
+    with Store(store, at) as opened:
+        if queries is not None:
+            results = search_many(opened, queries, **wish)
+        else:
+            one = run(opened, query or None, text=text, like=like, unlike=unlike, thumbnails=html is not None, **wish)
+            results = [one]
         if html:
-            write_similar_page(opened, result, html)
-    for note in result.notes:
+            write_similar_page(opened, results[0], html)
+    for note in dict.fromkeys(note for result in results for note in result.notes):
         click.echo(f"note: {note}", err=True)
-    rows = [asdict(hit) for hit in result.hits]
+    rows = [
+        ({"query": result.query} if queries is not None else {}) | asdict(hit)
+        for result in results
+        for hit in result.hits
+    ]
+    names = (["query"] if queries is not None else []) + ["rank", "item_id", "score", "source", "locator"]
     if as_json:
         for row in rows:
             echo_json(row)
     elif as_csv:
-        names = ["rank", "item_id", "score", "source", "locator"]
-        columns = sorted({name for row in rows for name in row["metadata"]})
-        tasks = sorted({name for row in rows for name in row["labels"]})
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        taken = {name.casefold() for name in (*names, *columns)}
-        writer.writerow([*names, *columns, *(f"label_{t}" if t.casefold() in taken else t for t in tasks)])
-        for row in rows:
-            cells = [row["metadata"].get(name, "") for name in columns] + [
-                row["labels"].get(name, "") for name in tasks
-            ]
-            writer.writerow([*(row[name] for name in names), *cells])
+        _write_csv(rows, names)
     else:
-        echo_table(
-            [row | row["labels"] for row in rows], ["rank", "item_id", "score", "source", "locator", *_tasks(rows)]
-        )
-        own = f"; {result.excluded} of its own group left out" if result.excluded else ""
-        click.echo(f"{result.query}: {len(rows)} of {result.searched} items{own}", err=True)
+        echo_table([row | row["labels"] | row["predictions"] for row in rows], [*names, *_tasks(rows), *_classes(rows)])
+    if not as_json and not as_csv:
+        for result in results if queries is None else []:
+            own = f"; {result.excluded} of its own group left out" if result.excluded else ""
+            click.echo(f"{result.query}: {len(result.hits)} of {result.searched} items{own}", err=True)
         if html:
             click.echo(html)
+    if results and results[0].recall:
+        told = results[0].recall
+        click.echo(
+            f"approximate: {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}] of the exact hits are found;"
+            " all of them after: vecstore index build STORE --kind exact",
+            err=True,
+        )
 
 
-def _tasks(rows: list[dict[str, dict[str, str]]]) -> list[str]:
+def _ids(text: str) -> list[int]:
+    """Item ids from `1,2,3` or a file with one on each line."""
+    from pathlib import Path
+
+    from vecstore.errors import UsageError
+
+    path = Path(text)
+    try:
+        parts = path.read_text(encoding="utf-8").split() if path.is_file() else text.split(",")
+        return [int(part) for part in parts if part.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--ids {text}: {error}", expected="ids with commas between, or a file with one on each line"
+        ) from error
+
+
+def _write_csv(rows: list[dict[str, Any]], names: list[str]) -> None:
+    columns = sorted({name for row in rows for name in row["metadata"]})
+    tasks, classes = _tasks(rows), _classes(rows)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    taken = {name.casefold() for name in (*names, *columns)}
+    labels = [f"label_{task}" if task.casefold() in taken else task for task in tasks]
+    writer.writerow([*names, *columns, *labels, *(f"p_{name}" for name in classes)])
+    for row in rows:
+        cells = [row["metadata"].get(name, "") for name in columns] + [row["labels"].get(name, "") for name in tasks]
+        cells += [row["predictions"].get(name, "") for name in classes]
+        writer.writerow([*(row[name] for name in names), *cells])
+
+
+def _classes(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["predictions"]))
+
+
+def _tasks(rows: list[dict[str, Any]]) -> list[str]:
     return sorted({name for row in rows for name in row["labels"]})
 
 

@@ -48,6 +48,14 @@ def faiss_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "read_index", read_index)
 
 
+def _file(folder: Path, name: str) -> Path:
+    """Where a file of the index lies: "index.json", or "index.faiss" and the like, which have their digest's name."""
+    if name == "index.json":
+        return folder / name
+    (found,) = folder.glob(f"index-*{Path(name).suffix}")
+    return found
+
+
 def _resealed(folder: Path, **changes: object) -> None:
     """Change `index.json` as a program of ours would have written it."""
     facts = json.loads((folder / "index.json").read_text())
@@ -72,16 +80,18 @@ def test_an_opened_index_gives_the_same_hits_and_what_it_covers(
 
 def test_index_json_says_what_it_is(saved: Path) -> None:
     facts = json.loads((saved / "index.json").read_text())
-    assert facts["format"] == 1
+    assert facts["format"] == 2
     assert facts["kind"] == "exact"
     assert (facts["n"], facts["dim"]) == (40, 6)
-    assert facts["sha256"] == sha256_file(saved / "index.faiss")
-    assert facts["bytes"] == (saved / "index.faiss").stat().st_size
+    path = _file(saved, "index.faiss")
+    digest = sha256_file(path)
+    assert path.name == f"index-{digest[:16]}.faiss"
+    assert facts["files"] == {"faiss": {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}}
     assert facts["engine"] == f"faiss {faiss.__version__}"
 
 
 def test_the_files_are_private_and_nothing_else_is_left(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == ["index.faiss", "index.json"]
+    assert sorted(path.name for path in saved.iterdir()) == [_file(saved, "index.faiss").name, "index.json"]
     assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {0o600}
     assert saved.stat().st_mode & 0o777 == 0o700
 
@@ -89,8 +99,8 @@ def test_the_files_are_private_and_nothing_else_is_left(saved: Path) -> None:
 def test_saving_twice_writes_the_same_bytes(saved: Path, tmp_path: Path, vectors: FloatArray) -> None:
     digest = ExactIndex.build(np.arange(139, 99, -1), vectors[::-1]).save(tmp_path / "again", COVERS)
     for name in ("index.faiss", "index.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
-    assert digest == sha256_file(saved / "index.faiss")
+        assert _file(tmp_path / "again", name).read_bytes() == _file(saved, name).read_bytes()
+    assert digest == json.loads((saved / "index.json").read_text())["seal"]
 
 
 def test_an_empty_index_can_be_saved_and_opened(tmp_path: Path) -> None:
@@ -108,12 +118,13 @@ def test_every_opened_kind_is_the_one_of_its_name() -> None:
 @pytest.mark.usefixtures("faiss_reads_nothing")
 @pytest.mark.parametrize("name", ["index.faiss", "index.json"])
 def test_any_flipped_byte_is_found_before_faiss_reads(saved: Path, name: str) -> None:
-    whole = (saved / name).read_bytes()
+    path = _file(saved, name)
+    whole = path.read_bytes()
     for place in range(len(whole)):
         for bit in (0x01, 0x80):
             flipped = bytearray(whole)
             flipped[place] ^= bit
-            (saved / name).write_bytes(flipped)
+            path.write_bytes(flipped)
             with pytest.raises(IndexUnusable):
                 open_index(saved)
 
@@ -121,9 +132,10 @@ def test_any_flipped_byte_is_found_before_faiss_reads(saved: Path, name: str) ->
 @pytest.mark.usefixtures("faiss_reads_nothing")
 @pytest.mark.parametrize("name", ["index.faiss", "index.json"])
 def test_any_truncation_or_extension_is_found_before_faiss_reads(saved: Path, name: str) -> None:
-    whole = (saved / name).read_bytes()
+    path = _file(saved, name)
+    whole = path.read_bytes()
     for changed in [whole[:length] for length in range(len(whole))] + [whole + b"}", whole + whole]:
-        (saved / name).write_bytes(changed)
+        path.write_bytes(changed)
         with pytest.raises(IndexUnusable):
             open_index(saved)
 
@@ -132,15 +144,20 @@ def test_any_truncation_or_extension_is_found_before_faiss_reads(saved: Path, na
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": 2}, "format 2, this version reads 1"),
-        ({"kind": "tree"}, "kind 'tree', this version has exact"),
+        ({"format": 1}, "format 1, this version reads 2"),
+        ({"kind": "tree"}, "kind 'tree', this version has exact, coded, cells"),
         ({"n": "40"}, "index.json was changed after it was written"),
         ({"covers": []}, "index.json was changed after it was written"),
-        ({"sha256": "00" * 32}, "index.faiss has another SHA-256 than index.json says"),
-        ({"bytes": 17}, "index.faiss has .* bytes, not 17"),
+        ({"files": {"faiss": None}}, "index.json was changed after it was written"),
+        ({"files": {"faiss": {"name": "../index.json", "bytes": 3}}}, "index.json was changed after it was written"),
+        ({"sha256": "00" * 32}, r"faiss has another SHA-256 than index.json says"),
+        ({"bytes": 17}, r"faiss has .* bytes, not 17"),
     ],
 )
-def test_a_sealed_index_json_that_does_not_fit_is_refused(saved: Path, changes: dict[str, object], reason: str) -> None:
+def test_a_sealed_index_json_that_does_not_fit_is_refused(saved: Path, changes: dict[str, Any], reason: str) -> None:
+    if {"sha256", "bytes"} & set(changes):
+        told = json.loads((saved / "index.json").read_text())["files"]["faiss"]
+        changes = {"files": {"faiss": told | changes}}
     _resealed(saved, **changes)
     with pytest.raises(IndexUnusable, match=reason):
         open_index(saved)
@@ -169,7 +186,7 @@ def _foreign(kind: str) -> Any:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("no index", "index.faiss is not what index.json says"),
+        ("no index", "its files are not what index.json says"),
         ("IndexFlatIP", "a IndexFlatIP, not an IndexIDMap"),
         ("IndexIDMap2", "a IndexIDMap2, not an IndexIDMap"),
         ("IndexIDMap of HNSW", "6 vectors of length 6 with 6 ids"),
@@ -177,8 +194,10 @@ def _foreign(kind: str) -> Any:
     ],
 )
 def test_another_index_under_a_right_digest_is_refused(saved: Path, kind: str, reason: str) -> None:
-    digest = write_file(saved / "index.faiss", _foreign(kind))
-    _resealed(saved, sha256=digest, n=6, bytes=(saved / "index.faiss").stat().st_size)
+    path = _file(saved, "index.faiss")
+    digest = write_file(path, _foreign(kind))
+    told = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    _resealed(saved, files={"faiss": told}, n=6)
     with pytest.raises(IndexUnusable, match=reason):
         open_index(saved)
 
@@ -198,13 +217,15 @@ def test_an_index_that_is_not_the_registered_one_is_refused(saved: Path) -> None
 
 
 def test_the_registered_digest_opens_it(saved: Path) -> None:
-    assert open_index(saved, sha256=sha256_file(saved / "index.faiss"))[1] == COVERS
+    seal_of = json.loads((saved / "index.json").read_text())["seal"]
+    assert open_index(saved, sha256=seal_of)[1] == COVERS
 
 
 @pytest.mark.parametrize("name", ["index.faiss", "index.json"])
 def test_a_missing_file_is_a_reason_to_rebuild(saved: Path, name: str) -> None:
-    (saved / name).unlink()
-    with pytest.raises(IndexUnusable, match=f"there is no {name}"):
+    path = _file(saved, name)
+    path.unlink()
+    with pytest.raises(IndexUnusable, match=f"there is no {path.name}"):
         open_index(saved)
 
 
@@ -216,7 +237,7 @@ def test_a_missing_folder_is_a_reason_to_rebuild(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["index.faiss", "index.json"])
 @pytest.mark.parametrize("what", ["link", "folder", "pipe"])
 def test_what_is_not_a_plain_file_is_never_opened(saved: Path, name: str, what: str) -> None:
-    path = saved / name
+    path = _file(saved, name)
     elsewhere = shutil.copy(path, saved / "elsewhere")
     path.unlink()
     if what == "link":
@@ -225,7 +246,7 @@ def test_what_is_not_a_plain_file_is_never_opened(saved: Path, name: str, what: 
         path.mkdir()
     else:
         os.mkfifo(path)
-    with pytest.raises(IndexUnusable, match=f"{name} is not a plain file"):
+    with pytest.raises(IndexUnusable, match=f"{path.name} is not a plain file"):
         open_index(saved)
 
 
@@ -238,18 +259,31 @@ def test_an_index_json_from_elsewhere_is_refused(saved: Path, text: str) -> None
         open_index(saved)
 
 
-def test_a_rebuilt_index_replaces_the_old_one_and_a_half_written_one_is_unusable(
-    saved: Path, tmp_path: Path, unit_rows: Check
+def test_a_rebuilt_index_replaces_the_old_one_and_a_killed_build_leaves_it(
+    saved: Path, unit_rows: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = ExactIndex.build(np.arange(7), unit_rows(7, 6, seed=5))
-    newer.save(tmp_path / "newer", {"again": True})
-    # Killed between the two files: the new vectors under the old description.
-    shutil.copy(tmp_path / "newer" / "index.faiss", saved / "index.faiss")
-    with pytest.raises(IndexUnusable):
-        open_index(saved)
+
+    def killed(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vecstore.index.base.seal", killed)  # the new files lie there, `index.json` is the old one
+        with pytest.raises(KeyboardInterrupt):
+            newer.save(saved, {"again": True})
+    assert len(list(saved.glob("index-*.faiss"))) == 2
+    index, covers = open_index(saved)
+    assert (len(index.ids), covers) == (40, COVERS)
     newer.save(saved, {"again": True})
     index, covers = open_index(saved)
     assert (len(index.ids), covers) == (7, {"again": True})
+    assert len(list(saved.iterdir())) == 2  # nothing of the killed build or of the old index is left
+
+
+def test_files_of_the_first_format_are_removed_by_the_next_save(saved: Path, vectors: FloatArray) -> None:
+    (saved / "index.faiss").write_bytes(b"of an earlier version")
+    ExactIndex.build(np.arange(40), vectors).save(saved, COVERS)
+    assert not (saved / "index.faiss").exists() and len(open_index(saved)[0].ids) == 40
 
 
 def test_a_full_disk_leaves_the_old_index_as_it_was(saved: Path, unit_rows: Check) -> None:
@@ -266,7 +300,7 @@ def test_a_full_disk_leaves_the_old_index_as_it_was(saved: Path, unit_rows: Chec
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert len(open_index(saved)[0].ids) == 40
-    assert sorted(path.name for path in saved.iterdir()) == ["index.faiss", "index.json"]
+    assert sorted(path.name for path in saved.iterdir()) == [_file(saved, "index.faiss").name, "index.json"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")

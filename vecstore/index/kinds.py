@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vecstore.index.base import FORMAT, Index, IndexUnusable, seal
+from vecstore.index.cells import CellsIndex
+from vecstore.index.coded import CodedIndex
 from vecstore.index.exact import ExactIndex
 
 KINDS: Mapping[str, type[Index]] = {
     ExactIndex.kind: ExactIndex,
+    CodedIndex.kind: CodedIndex,
+    CellsIndex.kind: CellsIndex,
 }
 """Every kind by its name."""
+
+_NAME = re.compile(r"index-[0-9a-f]{16}\.[a-z0-9]+")
 
 JSON_BYTES = 64 << 20
 """More than an `index.json` can have: the digests of a million shards."""
@@ -26,8 +35,8 @@ def open_index(
 ) -> tuple[Index, dict[str, Any]]:
     """Open a saved index if its bytes are those that were saved.
 
-    The bytes are read once, hashed, and given to faiss only if the digest is right: faiss reads a file with
-    flipped bytes without a word, and a hostile one is a way into the process.
+    The files are mapped into memory, hashed, and given to faiss only if the digest is right: faiss reads a file
+    with flipped bytes without a word, and a hostile one is a way into the process.
 
     Parameters
     ----------
@@ -35,7 +44,7 @@ def open_index(
     expect : mapping, optional
         Entries that `covers` must have, with equal values, e.g. the fingerprint of the space.
     sha256 : str, optional
-        The digest of `index.faiss` that `Index.save` returned, where the caller kept it.
+        What `Index.save` returned, where the caller kept it.
 
     Returns
     -------
@@ -53,15 +62,30 @@ def open_index(
     for name, value in (expect or {}).items():
         if name not in covers or covers[name] != value:
             raise IndexUnusable(folder, f"it covers another {name}")
-    if sha256 is not None and sha256 != facts["sha256"]:
+    if sha256 is not None and sha256 != facts["seal"]:
         raise IndexUnusable(folder, "it is not the one that was registered")
-    data = _bytes(folder, folder / "index.faiss", facts["bytes"], exactly=True)
-    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise IndexUnusable(folder, "index.faiss has another SHA-256 than index.json says")
+    if not all(isinstance(told, dict) for told in facts["files"].values()):
+        raise IndexUnusable(folder, "index.json was changed after it was written")
+    files = {suffix: _checked(folder, told) for suffix, told in facts["files"].items()}
     try:
-        return KINDS[facts["kind"]]._read(data, facts["n"], facts["dim"]), covers
-    except (RuntimeError, ValueError) as error:
-        raise IndexUnusable(folder, f"index.faiss is not what index.json says: {error}") from error
+        return KINDS[facts["kind"]]._read(files, facts), covers
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise IndexUnusable(folder, f"its files are not what index.json says: {error}") from error
+
+
+def _checked(folder: Path, told: Mapping[str, Any]) -> memoryview:
+    """The bytes of a file, mapped into memory and hashed: what is not ours is never parsed."""
+    name, size, sha256 = (told.get(key) for key in ("name", "bytes", "sha256"))
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(size, int):
+        raise IndexUnusable(folder, "index.json was changed after it was written")
+    try:
+        with _opened(folder, folder / name, size, exactly=True) as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    except (OSError, ValueError) as error:
+        raise IndexUnusable(folder, f"{name} can't be read: {error}") from error
+    if hashlib.sha256(mapped).hexdigest() != sha256:
+        raise IndexUnusable(folder, f"{name} has another SHA-256 than index.json says")
+    return mapped
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -74,7 +98,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise IndexUnusable(folder, "index.json is not one of ours") from error
     if facts.get("format") != FORMAT:
         raise IndexUnusable(folder, f"format {facts.get('format')}, this version reads {FORMAT}")
-    types = {"kind": str, "n": int, "dim": int, "bytes": int, "sha256": str, "covers": dict}
+    types = {"kind": str, "n": int, "dim": int, "files": dict, "facts": dict, "covers": dict}
     if not intact or not all(isinstance(facts.get(name), kind) for name, kind in types.items()):
         raise IndexUnusable(folder, "index.json was changed after it was written")
     if facts["kind"] not in KINDS:
@@ -85,13 +109,21 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _bytes(folder: Path, path: Path, size: int, *, exactly: bool) -> bytes:
     """The bytes of a plain file that has `size` bytes, or at most so many."""
     try:
+        with _opened(folder, path, size, exactly=exactly) as file:
+            return file.read()
+    except OSError as error:
+        raise IndexUnusable(folder, f"{path.name} can't be read: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(folder: Path, path: Path, size: int, *, exactly: bool) -> Iterator[IO[bytes]]:
+    try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise IndexUnusable(folder, f"{path.name} is not a plain file")
         if status.st_size > size or (exactly and status.st_size != size):
             raise IndexUnusable(folder, f"{path.name} has {status.st_size} bytes, not {size}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError as error:
         raise IndexUnusable(folder, f"there is no {path.name}") from error
-    except OSError as error:
-        raise IndexUnusable(folder, f"{path.name} can't be read: {error.strerror}") from error

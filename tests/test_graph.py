@@ -1,0 +1,57 @@
+"""Neighbours of every item: against scikit-learn, near-duplicates, outliers, and the file others read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import load_npz
+from sklearn.neighbors import NearestNeighbors
+
+from vecstore.errors import DataError, UsageError
+from vecstore.graph import neighbors
+from vecstore.ingest import ingest
+from vecstore.store import Store
+
+Paint = Callable[[Path, str, int], None]
+
+
+def test_the_graph_is_that_of_scikit_learn(colour_store: Store, tmp_path: Path) -> None:
+    found = neighbors(colour_store, 7, output=tmp_path / "graph.npz")
+    items = colour_store.items()
+    rows = colour_store.vectors(colour_store.space(), items.contents).astype(np.float64)
+    expected = NearestNeighbors(n_neighbors=7, metric="cosine").fit(rows).kneighbors_graph(mode="distance")
+    np.testing.assert_array_equal(found.ids, items.ids)
+    np.testing.assert_allclose(found.graph.toarray(), expected.toarray(), atol=1e-6)
+    assert (found.k, found.exact, found.recall, found.commit) == (7, True, None, colour_store.commit)
+    read = load_npz(tmp_path / "graph.npz")
+    assert (read != found.graph).nnz == 0
+    with np.load(tmp_path / "graph.npz") as file:
+        np.testing.assert_array_equal(file["item_ids"], items.ids)
+    assert (np.diff(found.graph.indptr) == 7).all()
+    assert all((np.diff(found.graph.data[row * 7 : row * 7 + 7]) >= 0).all() for row in range(63))
+    mean = found.graph.sum(axis=1).A1 / 7 if hasattr(found.graph.sum(axis=1), "A1") else found.graph.sum(axis=1) / 7
+    assert found.outliers[0][0] == items.ids[int(np.argmax(mean))] and len(found.outliers) == 20
+
+
+def test_identical_and_nearly_identical_pictures_are_grouped(bare_store: Store, tmp_path: Path, paint: Paint) -> None:
+    for number in range(4):
+        paint(tmp_path / "same" / f"{number}.png", "red", 4242)
+    ingest(bare_store, tmp_path / "same", encoder="fake:64", thumbnails=False)
+    found = neighbors(bare_store.path, 5, duplicates=0.9999)
+    assert found.duplicates == [[64, 65, 66, 67]]
+    assert neighbors(bare_store, 5, duplicates=-1).duplicates == [list(range(1, 68))]
+    some = neighbors(bare_store, 100, where="source = 'same'", duplicates=1.0)
+    assert some.ids.tolist() == [64, 65, 66, 67] and some.k == 3 and some.graph.shape == (4, 4)
+    np.testing.assert_allclose(some.graph.data, 0, atol=1e-6)
+
+
+def test_what_makes_no_graph_is_refused(bare_store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="k = 0"):
+        neighbors(bare_store, 0)
+    with pytest.raises(DataError, match="1 items to compare; expected at least two"):
+        neighbors(bare_store, 3, where="item = 5")
+    with pytest.raises(UsageError, match="its folder does not exist"):
+        neighbors(bare_store, 3, output=tmp_path / "absent" / "graph.npz")

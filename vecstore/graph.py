@@ -1,0 +1,200 @@
+"""`neighbors`: the nearest neighbours of every item, in one pass over the store; near-duplicates and outliers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vecstore.errors import DataError, UsageError
+from vecstore.files import output_file, write_file
+from vecstore.index.metric import DEFAULT_METRIC
+from vecstore.neighbours import searcher
+from vecstore.records import DoubleArray, IntArray, Progress, Silent
+from vecstore.store import Store
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+_BLOCK = 4096
+"""Queries in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborGraph:
+    """The nearest neighbours of every item.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n,), int64
+        Items, ascending: the rows and columns of `graph`.
+    graph : scipy.sparse.csr_matrix of shape (n, n), float64
+        In row i the distances (1 - cosine, 0 to 2) to its k nearest other items, the nearest first: what cleanlab's
+        `knn_graph` and UMAP's `precomputed_knn` are made of.
+    duplicates : list of list of int
+        Groups of items that are at least as similar as the threshold, directly or by way of others; the largest first.
+    outliers : list of (int, float)
+        Items by their mean distance to their neighbours, the farthest first.
+    space, metric : str
+    k, commit : int
+    exact : bool
+    recall : dict or None
+        Of an approximate index, as measured when it was built.
+    """
+
+    ids: IntArray
+    graph: csr_matrix
+    duplicates: list[list[int]]
+    outliers: list[tuple[int, float]]
+    space: str
+    metric: str
+    k: int
+    commit: int
+    exact: bool
+    recall: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that `scipy.sparse.load_npz` reads; `item_ids` in it are the ids of the rows.
+
+        Raises
+        ------
+        UsageError, DiskFull, NotWritable
+        """
+        target = output_file(path)
+        write_file(target, lambda file: _write(self, file))
+
+
+def _write(found: NeighborGraph, file: Any) -> None:
+    """The members of SciPy's format, and the ids."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        indices=found.graph.indices,
+        indptr=found.graph.indptr,
+        format=b"csr",
+        shape=np.array(found.graph.shape),
+        data=found.graph.data,
+        item_ids=found.ids,
+    )
+    file.write(buffer.getvalue())
+
+
+def neighbors(
+    store: Store | str | os.PathLike[str],
+    k: int = 10,
+    *,
+    space: str | None = None,
+    metric: str = DEFAULT_METRIC,
+    where: str | None = None,
+    duplicates: float = 0.99,
+    outliers: int = 20,
+    output: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> NeighborGraph:
+    """Find the nearest neighbours of every item, groups of near-duplicates, and outliers.
+
+    Parameters
+    ----------
+    store : Store or path
+    k : int
+        Neighbours of each item, itself not among them.
+    space, metric, where : str, optional
+        As of `search`; only items that fit `where` are rows, and found.
+    duplicates : float
+        Similarity from which on two items are near-duplicates, up to 1. Found among the k neighbours.
+    outliers : int
+        How many are listed.
+    output : path, optional
+        Where to write the graph (`.npz`).
+    progress : Progress, optional
+
+    Returns
+    -------
+    NeighborGraph
+
+    Raises
+    ------
+    UsageError, NotFound, Ambiguous, PredicateRefused
+    DataError
+        Fewer than two items.
+    """
+    if k < 1 or not -1 <= duplicates <= 1 or outliers < 0:
+        raise UsageError(
+            f"k = {k}, duplicates = {duplicates}, outliers = {outliers}",
+            expected="k from 1, a similarity up to 1, and a number from 0",
+        )
+    if output is not None:
+        output_file(output)  # refused before any work
+    told = progress or Silent()
+    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+        chosen = opened.refresh().space(space)
+        engine = searcher(opened, chosen, metric)
+        may = engine.candidates(None if where is None else engine.fitting(opened, where))
+        rows = np.flatnonzero(may)
+        if len(rows) < 2:
+            raise DataError(
+                f"{len(rows)} items to compare",
+                expected="at least two with a vector",
+                do="ingest more, or widen --where",
+            )
+        ids, contents = engine.items.ids[rows], engine.items.contents[rows]
+        k = min(k, len(rows) - 1)
+        near, far = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float64)
+        told.begin("items", len(rows))
+        for start in range(0, len(rows), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            vectors = engine.vectors(opened, chosen, contents[part])
+            hits = engine.find(vectors, k, may, [[int(item)] for item in ids[part]])
+            near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
+            far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
+            told.step(len(hits))
+        told.end()
+        found = NeighborGraph(
+            ids,
+            _graph(near, far),
+            _groups(ids, near, far, 1 - duplicates),
+            _outliers(ids, far, outliers),
+            chosen.name,
+            metric,
+            k,
+            opened.commit,
+            engine.exact,
+            engine.recall.to_dict() if engine.recall else None,
+            list(engine.notes),
+        )
+    if output is not None:
+        found.save(output)
+    return found
+
+
+def _graph(near: IntArray, far: DoubleArray) -> csr_matrix:
+    from scipy.sparse import csr_matrix
+
+    n, k = near.shape
+    return csr_matrix((far.ravel(), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+
+
+def _groups(ids: IntArray, near: IntArray, far: DoubleArray, distance: float) -> list[list[int]]:
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    # A score is rounded to float32: what has the threshold's similarity is within it.
+    close = far <= distance + 1e-7
+    first = np.repeat(np.arange(len(ids)), close.sum(axis=1))
+    pairs = coo_matrix((np.ones(len(first)), (first, near[close])), shape=(len(ids), len(ids)))
+    _, codes = connected_components(pairs, directed=False)
+    order = np.argsort(codes, kind="stable")
+    groups = np.split(ids[order], np.flatnonzero(np.diff(codes[order])) + 1)
+    return sorted((group.tolist() for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
+
+
+def _outliers(ids: IntArray, far: DoubleArray, count: int) -> list[tuple[int, float]]:
+    mean = far.mean(axis=1)
+    order = np.lexsort((ids, -mean))[:count]
+    return [(int(ids[row]), float(mean[row])) for row in order]

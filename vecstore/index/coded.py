@@ -1,0 +1,448 @@
+"""Approximate search that ends exactly: short codes find candidates, the stored vectors score them.
+
+The codes are faiss's (RaBitQ, product quantisation, 8-bit scalars), optionally over fewer principal components, in
+one cell or many. What they return is re-scored from the vectors themselves, so a hit has the same score as in an
+exact search; only a hit may be missing. How often that happens is measured when the index is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import faiss as _faiss
+import numpy as np
+
+from vecstore.errors import DataError
+from vecstore.files import HashingFile
+from vecstore.index.base import (
+    HalfArray,
+    Hits,
+    Index,
+    allowed_rows,
+    best,
+    checked_ids,
+    checked_k,
+    checked_vectors,
+    halved,
+    no_hits,
+    single,
+    unit_rows,
+)
+from vecstore.index.exact import (
+    FEW_ALLOWED,
+    check_ascending,
+    float32_error,
+    read_faiss,
+    rescored,
+    scan_rows,
+    useful_candidates,
+)
+from vecstore.index.recall import PER_HIT, K, Recall, exact_neighbours, held_out, measured, positions, without
+from vecstore.records import BoolArray, FloatArray, IntArray
+
+faiss: Any = _faiss
+
+BLOCK_ROWS = 65_536
+"""Rows that are coded at a time: 128 MB at d = 512."""
+
+TRAIN_ROWS = 20_000
+"""Random rows that codes and projections are learned from; cells need more, see `_training_rows`."""
+
+RESCORED_QUERIES = 4
+"""Queries re-scored at a time: their candidates stay in the processor's cache."""
+
+MANY_QUERIES = 16
+"""From so many on, a filter that keeps an eighth or less is cheaper as one matrix product over what it keeps."""
+
+OLDEST = (1, 15)
+"""The first faiss whose codes were found to hold filters and to come back from a file."""
+
+CODES: Mapping[str, Callable[[int], str]] = {
+    "rabitq": lambda dim: "RaBitQfs",
+    "pq": lambda dim: f"PQ{max(1, dim // 2)}x4fs",
+    "sq8": lambda dim: "SQ8",
+}
+"""faiss's name of each code, for vectors of a length. rabitq: 1 bit a dimension; pq: 2; sq8: 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """How an approximate index is made.
+
+    Attributes
+    ----------
+    code : {"rabitq", "pq", "sq8"}
+    project : int
+        Principal components that are coded, randomly rotated; 0: all dimensions as they are.
+    cells : int
+        Cells of a coarse quantiser (IVF); 1: every code is looked at.
+    """
+
+    code: str = "rabitq"
+    project: int = 0
+    cells: int = 1
+
+    def __str__(self) -> str:
+        first = f"{self.project} principal components, " if self.project else ""
+        cells = f"{self.cells} cells, " if self.cells > 1 else ""
+        return f"{first}{cells}{self.code} codes"
+
+    def bytes_per_row(self, dim: int) -> int:
+        """Bytes of memory for each vector, its number included, the vector itself not."""
+        kept = self.project or dim
+        return {"rabitq": kept // 8 + 8, "pq": kept // 4, "sq8": kept}[self.code] + 8
+
+
+class CodedIndex(Index):
+    """Codes of all vectors, and the vectors in float16 to score what the codes find.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
+    >>> rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    >>> index = CodedIndex.build(np.arange(500), rows)
+    >>> index.search(rows[:1], k=1)[0], index.recall.value > 0.98
+    (array([[0]]), True)
+    """
+
+    kind: ClassVar[str] = "coded"
+    engine: ClassVar[str] = f"faiss {faiss.__version__}"
+    exact: ClassVar[bool] = False
+    default: ClassVar[Design] = Design()
+
+    def __init__(
+        self,
+        ids: IntArray,
+        half: HalfArray,
+        inverse: FloatArray,
+        coded: Any,
+        basis: FloatArray | None,
+        design: Design,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._ids, self._half, self._inverse = ids, half, inverse
+        self._coded, self._basis, self.design = coded, basis, design
+        self.settings = dict(settings)
+
+    @classmethod
+    def build(
+        cls,
+        ids: IntArray,
+        vectors: FloatArray | HalfArray,
+        design: Design | None = None,
+        recall: float = 0.99,
+        seed: int = 0,
+    ) -> Self:
+        """Make an index of vectors; see `Index.build`.
+
+        Parameters
+        ----------
+        ids : ndarray of shape (n,), int64
+        vectors : ndarray of shape (n, dim), float16 or float32
+            float32 is rounded to float16, as a store holds it.
+        design : Design, optional
+        recall : float
+            Share of the exact hits that searching has to find: its parameters are chosen so, where they can be.
+            `recall` of the index says what was reached.
+        seed : int
+            Of the samples that are learned from.
+        """
+        half = halved(vectors)
+        numbers = checked_ids(ids, len(half))
+        checked_vectors(np.empty((0, *half.shape[1:]), np.float32), None, "row")  # its shape
+        order = np.argsort(numbers)
+        if (order[1:] < order[:-1]).any():
+            half, numbers = half[order], numbers[order]
+        chosen = design or cls.default
+        index = cls(numbers, half, np.empty(len(half), np.float32), None, None, chosen, {})
+        index._fill(recall, seed)
+        return index
+
+    # Building
+
+    def _fill(self, asked: float, seed: int) -> None:
+        """Learn the codes from a random sample, code every row, choose the parameters of a search."""
+        n, dim = self._half.shape
+        if n == 0:
+            return
+        rng = np.random.default_rng([seed, 0])
+        kept = min(self.design.project, dim)
+        cells = max(1, min(self.design.cells, n // 40))
+        others = np.setdiff1d(np.arange(n), held_out(n, seed), assume_unique=True)
+        sample = np.sort(rng.choice(others, min(len(others), max(TRAIN_ROWS, 64 * cells)), replace=False))
+        training = checked_vectors(single(self._half[sample]), dim, "row")
+        if kept:
+            self._basis = _basis(training, kept, rng)
+            training = training @ self._basis.T
+        _check_version()
+        name = f"IVF{cells},{CODES[self.design.code](kept or dim)}"
+        try:
+            coded = faiss.index_factory(kept or dim, name, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise DataError(
+                f"faiss {faiss.__version__} does not know the index {name}",
+                expected=f"a version with {self.design.code} codes",
+                do="pip install -U faiss-cpu, or use an exact index",
+            ) from error
+        coded.cp.min_points_per_centroid = 1
+        coded.cp.seed = seed + 1
+        try:
+            coded.train(training)
+        except RuntimeError as error:
+            raise DataError(
+                f"{n} vectors are too few for {self.design}", expected="some thousands", do="use an exact index"
+            ) from error
+        self._coded = coded
+        self._code(0)
+        self._calibrate(asked, seed)
+
+    def _code(self, start: int) -> None:
+        """Add the rows from `start` on to the codes."""
+        for first in range(start, len(self._half), BLOCK_ROWS):
+            block = self._half[first : first + BLOCK_ROWS]
+            wide = checked_vectors(single(block), None, "row")
+            inverse = 1 / np.sqrt(np.einsum("nd,nd->n", wide, wide))
+            wide *= inverse[:, None]
+            self._inverse[first : first + len(block)] = inverse
+            self._coded.add(wide if self._basis is None else wide @ self._basis.T)
+
+    def _calibrate(self, asked: float, seed: int) -> None:
+        """Choose cells visited and candidates re-scored on half of the held-out queries, measure on the others."""
+        n = len(self._ids)
+        rows = held_out(n, seed)
+        if len(rows) < 16:  # nothing to learn from: re-score as many as will do for so few
+            self.settings = {"per_hit": PER_HIT[-1], "nprobe": self._coded.nlist, "recall": None, "asked": asked}
+            return
+        queries = self._take(rows)
+        truth = exact_neighbours(self._take, n, rows, queries, K)
+        # A little more than asked for, so that the other half, and queries to come, reach it too.
+        aim = asked + 0.3 * (1 - asked)
+        most = PER_HIT[-1]
+        seen: dict[int, Any] = {}  # by cells visited: where the true neighbours stand among the candidates
+
+        def share(probe: int, per_hit: int, half: int) -> Any:
+            if probe not in seen:
+                seen[probe] = self._places(queries, rows, truth, probe)
+            return (seen[probe][half::2] < K * per_hit).mean(axis=1)
+
+        cells = self._coded.nlist
+        probes = sorted({1 << step for step in range(cells.bit_length())} | {cells})
+        chosen, least, enough = (cells, most), np.inf, 0
+        for probe in probes:
+            reaching = next((per_hit for per_hit in PER_HIT if share(probe, per_hit, 0).mean() >= aim), None)
+            if reaching is None:
+                continue
+            # Codes looked at, and candidates re-scored, each of which costs as much as some fifty codes.
+            cost = probe / cells * n + 50 * K * reaching
+            if cost < least:
+                chosen, least = (probe, reaching), cost
+            enough += 1
+            if enough == 2:  # more cells only cost more
+                break
+        probe, per_hit = chosen
+        while True:
+            reached = measured(share(probe, per_hit, 1), K, n)
+            if reached.value >= asked or (probe, per_hit) == (cells, most):
+                break
+            if per_hit < most:
+                per_hit = PER_HIT[PER_HIT.index(per_hit) + 1]
+            else:
+                probe = min(2 * probe, cells)
+        self.settings = {"per_hit": per_hit, "nprobe": probe, "recall": reached.to_dict(), "asked": asked}
+
+    def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
+        """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
+        places = np.full(truth.shape, np.inf)
+        pending = np.arange(len(rows))
+        for per_hit in (PER_HIT[len(PER_HIT) // 2], PER_HIT[-1]):
+            count = min(K * per_hit + 1, len(self._ids))
+            found = self._candidates(queries[pending], count, probe, None)
+            places[pending] = positions(truth[pending], without(found, rows[pending], count - 1))
+            pending = pending[np.isinf(places[pending]).any(axis=1) & (found[:, -1] >= 0)]
+            if not len(pending):
+                break
+        return places
+
+    # What it is
+
+    @property
+    def ids(self) -> IntArray:
+        """All ids, ascending: ndarray of shape (n,), int64."""
+        return self._ids
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return int(self._half.shape[1])
+
+    def take(self, ids: IntArray) -> FloatArray:
+        """Vectors of ids; see `Index.take`."""
+        return self._take(np.searchsorted(self._ids, ids))
+
+    @property
+    def recall(self) -> Recall | None:
+        """What was measured; None for an index of too few vectors to measure anything."""
+        told = self.settings.get("recall")
+        return Recall(**told) if told else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Design and settings."""
+        return {"design": asdict(self.design), **self.settings}
+
+    def extended(self, ids: IntArray, vectors: FloatArray | HalfArray) -> Self:
+        """An index that also has further vectors; see `Index.extended`.
+
+        Codes are kept where the new ids are above the old; otherwise all are made again.
+        """
+        half = halved(vectors)
+        numbers = checked_ids(ids, len(half))
+        asked = float(self.settings.get("asked", 0.99))
+        both = np.concatenate([self._ids, numbers])
+        if self._coded is None or (len(numbers) and numbers.min() <= self._ids[-1]):
+            return type(self).build(both, np.concatenate([self._half, half]), self.design, asked)
+        order = np.argsort(numbers)
+        start = len(self._ids)
+        inverse = np.concatenate([self._inverse, np.empty(len(half), np.float32)])
+        self._ids, self._half = checked_ids(both, len(both)), np.concatenate([self._half, half[order]])
+        self._ids[start:] = numbers[order]
+        self._inverse = inverse
+        self._code(start)
+        self._calibrate(asked, 0)
+        return self
+
+    # Searching
+
+    def search(self, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
+        """Find the `k` nearest vectors of each query; see `Index.search`. A hit may be missing, a score is exact."""
+        wanted, k = checked_vectors(queries, self.dim, "query"), checked_k(k)
+        n = len(self._ids)
+        may = allowed_rows(self._ids, allowed) if n else None
+        many = n if may is None else int(np.count_nonzero(may))
+        if many == 0 or len(wanted) == 0:
+            return no_hits(len(wanted), k)
+        # As many for one hit as for the ten that were measured: the first is not to be missed more often.
+        count = min(self.settings["per_hit"] * max(k, K), many)
+        selective = may is not None and len(wanted) >= MANY_QUERIES and many <= n // 8
+        if many <= max(FEW_ALLOWED // 2, count) or selective:
+            return self._scan(wanted, k, may)
+        probe = self.settings["nprobe"]
+        # What a filter leaves is thinner: as many of it are looked at as would be without one.
+        probe = min(self._coded.nlist, int(np.ceil(probe * n / many)))
+        rows = self._candidates(wanted, count, probe, may)
+        if may is not None and not may[rows[rows >= 0]].all():
+            return self._scan(wanted, k, may)  # faiss 1.13 passes over the filter of these codes without a word
+        found = self._rescored(wanted, rows, k)
+        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, many))
+        if len(short):
+            found[0][short], found[1][short] = self._scan(wanted[short], k, may)
+        return found
+
+    def _scan(self, queries: FloatArray, k: int, may: BoolArray | None) -> Hits:
+        """The exact answer among the rows that may be found."""
+        rows = np.arange(len(self._ids)) if may is None else np.flatnonzero(may)
+        return scan_rows(self._take, self._ids, queries, k, rows)
+
+    def _take(self, rows: IntArray) -> FloatArray:
+        """Vectors as they are compared; rows of any shape."""
+        return unit_rows(self._half[rows])
+
+    def _candidates(self, queries: FloatArray, count: int, probe: int, may: BoolArray | None) -> IntArray:
+        """Row numbers (n_queries, count), the best by their codes first; -1 where there are no more."""
+        selector = None
+        if may is not None:
+            bits = np.packbits(may, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)
+        asked = queries if self._basis is None else queries @ self._basis.T
+        parameters = faiss.SearchParametersIVF(nprobe=probe, sel=selector)
+        rows: IntArray = self._coded.search(np.ascontiguousarray(asked), count, params=parameters)[1]
+        return rows
+
+    def _rescored(self, queries: FloatArray, rows: IntArray, k: int) -> Hits:
+        """The best `k` of the candidates by the vectors themselves: in float32 first, what is near in float64."""
+        found = no_hits(len(queries), k)
+        error = 2 * float32_error(self.dim)
+        for start in range(0, len(queries), RESCORED_QUERIES):
+            part = slice(start, start + RESCORED_QUERIES)
+            some = np.maximum(rows[part], 0)
+            near = np.matmul(single(self._half[some]), queries[part, :, None])[:, :, 0] * self._inverse[some]
+            near[rows[part] < 0] = -np.inf
+            order = np.argsort(-near, axis=1, kind="stable")
+            useful = useful_candidates(np.take_along_axis(near, order, axis=1), k, error)
+            nearest = np.take_along_axis(rows[part], order[:, :useful], axis=1)
+            hits = best(*rescored(self._take, self._ids, queries[part], nearest), k)
+            found[0][part], found[1][part] = hits
+        return found
+
+    # Files
+
+    def _files(self) -> dict[str, Callable[[HashingFile], None]]:
+        return {"faiss": self._write_codes, "basis": self._write_basis, "rows": self._write_rows}
+
+    def _write_codes(self, file: HashingFile) -> None:
+        if self._coded is not None:
+            faiss.write_index(self._coded, faiss.PyCallbackIOWriter(file.write))
+
+    def _write_basis(self, file: HashingFile) -> None:
+        if self._basis is not None:
+            file.write(np.ascontiguousarray(self._basis, "<f4").data)
+
+    def _write_rows(self, file: HashingFile) -> None:
+        """Ids (int64), reciprocals of the rows' lengths (float32), rows (float16): each in one piece."""
+        if not len(self._ids):
+            return
+        file.write(np.ascontiguousarray(self._ids, "<i8").data)
+        file.write(np.ascontiguousarray(self._inverse, "<f4").data)
+        for start in range(0, len(self._half), BLOCK_ROWS):
+            file.write(np.ascontiguousarray(self._half[start : start + BLOCK_ROWS], "<f2").data)
+
+    @classmethod
+    def _read(cls, files: Mapping[str, memoryview], facts: Mapping[str, Any]) -> Self:
+        if tuple(map(int, faiss.__version__.split(".")[:2])) < OLDEST:
+            raise ValueError(f"faiss {faiss.__version__} is too old for it")
+        n, dim, told = facts["n"], facts["dim"], dict(facts["facts"])
+        design = Design(**told.pop("design"))
+        if design.code not in CODES or (n and {"per_hit", "nprobe"} - set(told)):
+            raise ValueError(f"codes {design.code!r}, settings {', '.join(told) or 'none'}")
+        data = files["rows"]
+        if len(data) != n * (12 + 2 * dim):
+            raise ValueError(f"{len(data)} bytes of rows")
+        ids = np.frombuffer(data, "<i8", n)
+        inverse = np.frombuffer(data, "<f4", n, 8 * n)
+        half = np.frombuffer(data, "<f2", n * dim, 12 * n).reshape(n, dim)
+        check_ascending(ids)
+        kept = min(design.project, dim)
+        basis = np.frombuffer(files["basis"], "<f4").reshape(kept, dim) if kept and n else None
+        coded = read_faiss(files["faiss"]) if n else None
+        if coded is not None and (not isinstance(coded, faiss.IndexIVF) or (coded.ntotal, coded.d) != (n, kept or dim)):
+            raise ValueError(f"a {type(coded).__name__} of {coded.ntotal} codes of length {coded.d}")
+        return cls(ids, half, inverse, coded, basis, design, told)
+
+
+def _check_version() -> None:
+    """Refuse a faiss whose fast-scan codes are not to be relied on: 1.13 ignores filters, and crashes reading them.
+
+    Raises
+    ------
+    DataError
+    """
+    if tuple(map(int, faiss.__version__.split(".")[:2])) < OLDEST:
+        raise DataError(
+            f"faiss {faiss.__version__} is too old for codes",
+            expected=f"{'.'.join(map(str, OLDEST))} or later",
+            do="pip install -U faiss-cpu, or use an exact index",
+        )
+
+
+def _basis(training: FloatArray, kept: int, rng: np.random.Generator) -> FloatArray:
+    """Leading principal directions, randomly rotated among themselves so that each carries as much: (kept, dim).
+
+    Not centred: then inner products of projections are those of the vectors, but for what is left out.
+    """
+    moments = training.T @ training / len(training)
+    _, directions = np.linalg.eigh(moments.astype(np.float64))
+    rotation, _ = np.linalg.qr(rng.standard_normal((kept, kept)))
+    basis: FloatArray = np.ascontiguousarray(rotation @ directions[:, ::-1][:, :kept].T, np.float32)
+    return basis
