@@ -94,11 +94,12 @@ def test_out_of_fold_predictions_are_of_models_without_the_fold(probe: Any, case
 @pytest.mark.parametrize("probe", [QuickMLP, QuickForest])
 def test_random_labels_score_as_guessing(probe: Any) -> None:
     scores = []
-    for seed in range(6):
+    for seed in range(16):
         rng = np.random.default_rng(seed)
         y = rng.permutation(np.arange(60) % 2)
         scores.append(roc_auc_score(y, probe(seed=seed).fit(rng.normal(size=(60, 32)), y).oof_[:, 1]))
-    assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores) / np.sqrt(len(scores))
+    # Of 30 and 30 rows ranked at random the AUC deviates by the square root of 61 / (12 * 30 * 30).
+    assert abs(np.mean(scores) - 0.5) < 3 * np.sqrt(61 / 10_800 / len(scores))
 
 
 @pytest.mark.parametrize(
