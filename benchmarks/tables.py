@@ -87,7 +87,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "shared_sets": shared_sets,
     "bench_store": bench_store,
     "bench_ingest": bench_ingest,
-    "bench_ingest_gpu": bench_ingest,
 }
 
 
