@@ -185,7 +185,9 @@ def run_stages(name: str, archive: Path, weights: Path | None, device: str) -> d
     encoder = open_encoder(ENCODERS[name], weights=weights, device=device)
     keeping = _Keeping(encoder)
     started = time.perf_counter()
-    count = sum(1 for _ in Pipeline([keeping], DecodeRule()).outcomes(Job(raw) for raw in open_source(archive).list()))
+    pipeline = Pipeline([keeping], DecodeRule())
+    count = sum(1 for _ in pipeline.outcomes(Job(raw) for raw in open_source(archive).list()))
+    pipeline.flush()  # what is fewer than a batch is kept too
     decode_s = time.perf_counter() - started
     prepared = keeping.kept
     size = encoder.batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def test_a_probe_speaks_in_every_output(vecstore: Call, store: Path) -> None:
 
 
 def test_an_index_is_built_updated_and_described(vecstore: Call, store: Path) -> None:
+    shutil.rmtree(store / "indexes", ignore_errors=True)  # a search of another test may have left one
     none = vecstore("index", "info", store)
     assert none.exit_code == 2 and "has no index for cosine that can be used" in none.stderr
     done = vecstore("index", "build", store)
