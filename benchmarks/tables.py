@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import paper_table
+
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 MODELS = ("probe", "svm", "knn")
@@ -83,10 +85,16 @@ def bench_ingest(result: dict[str, Any]) -> str:
     return f"{text}\n\nPeak memory: {quarter:.0f} MiB for a quarter of the pictures, {whole:.0f} MiB for all."
 
 
+def paper(result: dict[str, Any]) -> str:
+    """The paper's experiment; see `paper_table`."""
+    return paper_table.paper(result).strip()
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "shared_sets": shared_sets,
     "bench_store": bench_store,
     "bench_ingest": bench_ingest,
+    "paper": paper,
 }
 
 
