@@ -279,7 +279,7 @@ def main() -> None:
     """Measure every encoder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archive", type=Path)
-    parser.add_argument("--quick", action="store_true", help="16 pictures, the bundled encoder, one turn, nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="16 pictures, one encoder and turn, nothing is kept")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--encoders", default=",".join(ENCODERS))
