@@ -287,6 +287,13 @@ def test_a_model_of_a_level_is_trained_scored_loaded_and_applied_at_it(
     assert "on 21 patients (63 pictures), each scored by a model that had not seen" in page and "Pooling" in page
 
 
+def test_a_unit_was_trained_on_whichever_of_its_pictures_are_predicted(colour_store: Store) -> None:
+    """Trained on the first pictures of the patients, applied to the others."""
+    probe = train(colour_store, "colour", level="patient", where="locator LIKE '%\\_0.png' ESCAPE '\\'")
+    others = list(predict(colour_store, probe, where="locator NOT LIKE '%\\_0.png' ESCAPE '\\'"))
+    assert len(others) == 21 and all(row.in_training for row in others)
+
+
 @each_model
 def test_the_official_test_part_of_a_level_is_scored_and_scored_again(
     colour_store: Store, colour_labels: Path, model: str

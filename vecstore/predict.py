@@ -189,10 +189,14 @@ def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Predictio
 def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
     """A row per unit, by the first picture of each."""
     spaces, items, has_vector = _embedded(store, probe, where)
-    units = make_units(store, level_column(store, str(probe.record.level)), items, has_vector)
+    column = level_column(store, str(probe.record.level))
+    units = make_units(store, column, items, has_vector)
     seen = [] if probe.model is None else list(store.seen(probe.model))
-    trained = np.zeros(len(units.names), np.bool_)
-    trained[units.rows[np.isin(units.items, seen)]] = True
+    # Over the whole store: a patient was trained on, whichever of its pictures `where` leaves.
+    everything = store.items()
+    whole = make_units(store, column, everything, np.arange(len(everything)))
+    known = {whole.names[row] for row in np.unique(whole.rows[np.isin(whole.items, seen)]).tolist()}
+    trained = np.array([name in known for name in units.names], np.bool_)
     counts = units.counts()
     blocks = (np.cumsum(counts) - counts) // _BLOCK
     widths = [space.dim for space in spaces]
