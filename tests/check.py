@@ -6,6 +6,7 @@ python tests/check.py -k store   arguments go to pytest
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ def main(arguments: list[str]) -> int:
         ["ruff", "format", "--check", "."],
         ["ruff", "check", "."],
         ["mypy"],
-        ["pytest", "--durations=15", *arguments],
+        # A file per process, as many as there are processors; so each computes in one thread.
+        ["pytest", "-n", "auto", "--dist", "loadfile", "--durations=15", *arguments],
     ]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for step in steps:
         print(f"\n== {' '.join(step)}", flush=True)
         done = subprocess.run([sys.executable, "-m", *step], cwd=ROOT, check=False)
