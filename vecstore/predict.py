@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Prediction:
     probabilities : dict
         Probability per class, 0 to 1; empty where the picture failed.
     reason : str
-        Why there is no prediction; empty otherwise.
+        Why there is no prediction (the picture can't be read, or has no vector in the store); empty otherwise.
     in_training : bool
         Whether the model was trained on this item (of a unit: on any of its pictures): then the prediction flatters
         it. Honest figures are those of `train` and `evaluate`.
@@ -94,16 +94,17 @@ def predict(
     ------
     SpaceMismatch
         The encoder's fingerprint is not the probe's.
-    NotFound, UsageError, ArchiveError, PredicateRefused
+    UsageError
+        What says how to open an encoder without new pictures to embed, or a model's id beside a probe.
+    NotFound, ArchiveError, PredicateRefused
     """
+    _check_asked(probe, images, where, model, {"encoder": encoder, "weights": weights, "device": device})
     stack = ExitStack()
     try:
         opened = stack.enter_context(using(store))
         chosen = load(opened, probe, model) if isinstance(probe, str) else probe
         if images is None:
             rows = _units(opened, chosen, where) if chosen.record.level else _stored(opened, chosen, where)
-        elif where is not None:
-            raise UsageError("--where chooses items of the store", "no new pictures with it", "leave one of them away")
         else:
             paths = [images] if isinstance(images, (str, os.PathLike)) else images
             rows = _new(opened, chosen, _encoders(chosen, encoder, weights, device), paths)
@@ -111,6 +112,25 @@ def predict(
         stack.close()
         raise
     return rows if isinstance(store, Store) else _closing(rows, stack)
+
+
+def _check_asked(
+    probe: Probe | str, images: object, where: str | None, model: int | None, opening: Mapping[str, object]
+) -> None:
+    """Refuse what would have no effect."""
+    if images is not None and where is not None:
+        raise UsageError("--where chooses items of the store", "no new pictures with it", "leave one of them away")
+    told = [name for name, value in opening.items() if value is not None]
+    if images is None and told:
+        raise UsageError(
+            f"--{told[0]} without new pictures: items of the store have their vectors already",
+            expected="pictures to embed with it",
+            do=f"name them, or leave --{told[0]} away",
+        )
+    if model is not None and not isinstance(probe, str):
+        raise UsageError(
+            f"model={model} beside a probe", expected="a task's name with it", do="pass the task, or the probe alone"
+        )
 
 
 def _closing(rows: Iterator[Prediction], stack: ExitStack) -> Iterator[Prediction]:
@@ -184,6 +204,14 @@ def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Predictio
         for row, values in zip(rows.tolist(), probabilities, strict=True):
             item = int(items.ids[row])
             yield _prediction(items.locators[row], item, probe, values, item in seen)
+    for row in np.delete(np.arange(len(items)), has_vector).tolist():
+        yield Prediction(items.locators[row], int(items.ids[row]), "", {}, _lacking(spaces))
+
+
+def _lacking(spaces: Sequence[Space]) -> str:
+    """Why there is no prediction."""
+    where = f"the space {spaces[0].name}" if len(spaces) == 1 else f"each of: {', '.join(s.name for s in spaces)}"
+    return f"no vector in {where}; ingest embeds what is missing"
 
 
 def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
@@ -208,6 +236,10 @@ def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction
         told = zip(part.names, probe.predict_proba(vectors), trained[here].tolist(), counts[here].tolist(), strict=True)
         for name, values, in_training, pictures in told:
             yield _prediction(name, None, probe, values, in_training, pictures)
+    asked, having = make_units(store, column, items, np.arange(len(items))), set(units.names)
+    for name, pictures in zip(asked.names, asked.counts().tolist(), strict=True):
+        if name not in having:
+            yield Prediction(name, None, "", {}, _lacking(spaces), pictures=pictures)
 
 
 def _prediction(
