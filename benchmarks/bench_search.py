@@ -1,7 +1,7 @@
 """Search: our kinds of index beside raw faiss and its peers, quality beside speed, in one run.
 
-    python benchmarks/bench_search.py [--quick] [--only single,batch,filters,graph,tail,peers,databases,gpu] [--n 100000]
-                                      [--real STORE ...] [--threads 1]
+    python benchmarks/bench_search.py [--quick] [--only single,batch,filters,graph,tail,peers,databases,gpu]
+                                      [--n 100000] [--real STORE ...] [--threads 1]
 
 Made vectors are clustered and of unit length, in two spectra: the variance of dimension i falls as 1/i ("flat") or as
 1/i² ("steep"). `--real` takes stores of one encoder, whose vectors are joined. Recall is against brute force over 1,000
@@ -438,7 +438,12 @@ def main() -> None:
         for part in PARTS:
             if isinstance(before.get(part), dict):
                 result[part] = {**before[part], **result.get(part, {})}
-    write("search", result, ["faiss-cpu", "numpy", "usearch", "hnswlib", "lancedb", "milvus-lite", "pymilvus", "duckdb"], arguments.quick)
+    write(
+        "search",
+        result,
+        ["faiss-cpu", "numpy", "usearch", "hnswlib", "lancedb", "milvus-lite", "pymilvus", "duckdb"],
+        arguments.quick,
+    )
 
 
 if __name__ == "__main__":

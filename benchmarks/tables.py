@@ -100,7 +100,8 @@ def bench_ingest(result: dict[str, Any]) -> str:
     text += (
         "\n\nThe ratio is the median over runs in pairs. Goal 2.5×: "
         + "; ".join(
-            f"{NAMES[name]} {'met' if row['ratio'] >= 2.5 else '**missed**'}" for name, row in result["encoders"].items()
+            f"{NAMES[name]} {'met' if row['ratio'] >= 2.5 else '**missed**'}"
+            for name, row in result["encoders"].items()
         )
         + "."
     )

@@ -15,8 +15,9 @@ from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
 from vecstore.errors import UsageError
 from vecstore.probes.pooling import pooled
-from vecstore.records import DoubleArray, IntArray
+from vecstore.records import BoolArray, DoubleArray, IntArray
 from vecstore.store import Items, Space, Store, using
+from vecstore.store.catalog import visible
 from vecstore.trained import Probe, load, spaces_of
 
 _BLOCK = 65_536
@@ -39,8 +40,9 @@ class Prediction:
     reason : str
         Why there is no prediction (the picture can't be read, or has no vector in the store); empty otherwise.
     in_training : bool
-        Whether the model was trained on this item (of a unit: on any of its pictures): then the prediction flatters
-        it. Honest figures are those of `train` and `evaluate`.
+        Whether the model was trained on this picture, in this item or in a copy (of a unit: on any of its pictures):
+        then the prediction flatters it. Other pictures of the same patient flatter it too, and are not marked: honest
+        figures are those of `train` and `evaluate`.
     pictures : int
         How many are scored together.
     """
@@ -197,15 +199,24 @@ def _embedded(store: Store, probe: Probe, where: str | None) -> tuple[list[Space
 
 def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
     spaces, items, has_vector = _embedded(store, probe, where)
-    seen = set() if probe.model is None else store.seen(probe.model)
+    known = _trained_on(store, probe, items)
     for start in range(0, len(has_vector), _BLOCK):
         rows = has_vector[start : start + _BLOCK]
         probabilities = probe.predict_proba(store.vectors(spaces, items.contents[rows]))
         for row, values in zip(rows.tolist(), probabilities, strict=True):
-            item = int(items.ids[row])
-            yield _prediction(items.locators[row], item, probe, values, item in seen)
+            yield _prediction(items.locators[row], int(items.ids[row]), probe, values, bool(known[row]))
     for row in np.delete(np.arange(len(items)), has_vector).tolist():
         yield Prediction(items.locators[row], int(items.ids[row]), "", {}, _lacking(spaces))
+
+
+def _trained_on(store: Store, probe: Probe, items: Items) -> BoolArray:
+    """Of which items the model has seen the picture, in them or in a copy."""
+    if probe.model is None:
+        return np.zeros(len(items), np.bool_)
+    seen = store.seen(probe.model)
+    text = f"SELECT item, content FROM states WHERE {visible()}"
+    pictures = [content for item, content in store.rows(text, at=probe.record.commit) if item in seen]
+    return np.isin(items.ids, list(seen)) | np.isin(items.contents, pictures)
 
 
 def _lacking(spaces: Sequence[Space]) -> str:
@@ -219,11 +230,10 @@ def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction
     spaces, items, has_vector = _embedded(store, probe, where)
     column = level_column(store, str(probe.record.level))
     units = make_units(store, column, items, has_vector)
-    seen = [] if probe.model is None else list(store.seen(probe.model))
     # Over the whole store: a patient was trained on, whichever of its pictures `where` leaves.
     everything = store.items()
     whole = make_units(store, column, everything, np.arange(len(everything)))
-    known = {whole.names[row] for row in np.unique(whole.rows[np.isin(whole.items, seen)]).tolist()}
+    known = {whole.names[row] for row in np.unique(whole.rows[_trained_on(store, probe, everything)]).tolist()}
     trained = np.array([name in known for name in units.names], np.bool_)
     counts = units.counts()
     blocks = (np.cumsum(counts) - counts) // _BLOCK
@@ -247,7 +257,7 @@ def _prediction(
 ) -> Prediction:
     classes = probe.record.classes
     if probe.record.kind == "multi-label":
-        predicted = ";".join(c for c, p in zip(classes, row, strict=True) if p >= 0.5)
+        predicted = ";".join(c for c, p in zip(classes, row, strict=True) if p > 0.5)
     else:
         predicted = classes[int(np.argmax(row))]
     probabilities = {c: float(p) for c, p in zip(classes, row, strict=True)}
