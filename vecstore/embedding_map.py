@@ -15,6 +15,7 @@ from vecstore.index.projection import METHODS, plane
 from vecstore.neighbours import Searcher, searcher
 from vecstore.records import DoubleArray, FloatArray, IntArray
 from vecstore.report.map import MapField, MapPoints, map_page
+from vecstore.report.page import count, number
 from vecstore.store import Space, Store, using
 
 LIMIT = 2_000
@@ -132,7 +133,9 @@ def embedding_map(
             fields,
             colors,
         )
-        shown = f"{len(rows)}" if len(rows) == len(fit) else f"{len(rows)} of {len(fit)}, a random sample (seed {seed})"
+        shown = count(len(rows), "item")
+        if len(rows) < len(fit):
+            shown = f"{number(len(rows))} of {count(len(fit), 'item')}, a random sample (seed {seed})"
         facts = {
             "items": shown,
             "method": _method(explained),
@@ -140,7 +143,8 @@ def embedding_map(
             "encoder": chosen.passport.encoder,
             "store": f"{opened.path.name}, commit {opened.commit}",
         } | ({"filter": where} if where else {})
-        page = map_page(opened.path.stem, points, pictures, facts).encode()
+        summary = f"{shown}: what is alike to the encoder is near each other"
+        page = map_page(opened.path.stem, summary, points, pictures, facts).encode()
         write_file(target, page)
         names = [fields[place].name for place in colors]
         return EmbeddingMap(

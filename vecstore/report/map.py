@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vecstore.records import DoubleArray, Value
-from vecstore.report.page import clean, count, data_uri, number, render
+from vecstore.report.page import clean, data_uri, number, render
 
 LONG_VALUE = 120
 """Characters of a value that are kept."""
@@ -78,12 +78,15 @@ class MapPoints:
     colors: Sequence[int] = ()
 
 
-def map_page(title: str, points: MapPoints, thumbnails: Mapping[bytes, bytes], facts: Mapping[str, str]) -> str:
+def map_page(
+    title: str, summary: str, points: MapPoints, thumbnails: Mapping[bytes, bytes], facts: Mapping[str, str]
+) -> str:
     """Make one HTML file of an embedding map.
 
     Parameters
     ----------
-    title : str
+    title, summary : str
+        A heading, and a sentence on what is shown.
     points : MapPoints
     thumbnails : mapping
         JPEG bytes by what `points.pictures` names; each is embedded once.
@@ -103,7 +106,7 @@ def map_page(title: str, points: MapPoints, thumbnails: Mapping[bytes, bytes], f
         {
             "title": f"Embedding map: {clean(title)}",
             "heading": clean(title),
-            "summary": f"{count(len(points.ids), 'item')}, alike ones near each other",
+            "summary": clean(summary),
             "facts": [(clean(name), clean(value)) for name, value in facts.items()],
             "choices": [(place, clean(points.fields[place].name)) for place in points.colors],
             "data": Markup(_json(_data(points, thumbnails))),
@@ -157,10 +160,10 @@ def _field(one: MapField) -> dict[str, Any]:
     numbers = [value for value in one.values if isinstance(value, (int, float)) and math.isfinite(value)]
     if not numbers or any(isinstance(value, str) for value in one.values):
         return told | _category(one)
-    different = sorted(set(numbers))
+    values, different = [_short(value) for value in one.values], sorted(set(numbers))
     if len(different) <= _FEW:
-        return told | _category(MapField(one.name, one.values, order=[clean(value) for value in different]))
-    return told | {"values": [_short(value) for value in one.values]}
+        return told | _category(MapField(one.name, values, order=[clean(value) for value in different]))
+    return told | {"values": values}
 
 
 def _short(value: Value) -> float | None:

@@ -7,7 +7,7 @@
   const pen = canvas.getContext("2d");
   const view = { k: 1, x: 0, y: 0 };
   const state = { field: -1, only: new Set(), chosen: -1, pinned: false, pictures: false };
-  let width = 0, height = 0, palette = {}, queued = false, looks = [];
+  let width = 0, height = 0, palette = {}, queued = false, looks = [], tiles = [];
 
   // What a point looks like
 
@@ -60,6 +60,8 @@
   const shown = i => !state.only.size || state.only.has(looks[i].key);
   const radius = () => Math.min(Math.max(9 - Math.log10(n + 1) * 1.5, 3), 7) * Math.min(1 + (view.k - 1) * 0.06, 1.8) * (width < 600 ? 0.85 : 1);
   const nearest = (x, y, reach) => {
+    const tile = state.pictures && tiles.find(([, left, top, w, h]) => x >= left && x <= left + w && y >= top && y <= top + h);
+    if (tile) return tile[0];
     let best = -1, least = reach * reach;
     for (let i = 0; i < n; i++) {
       if (!shown(i)) continue;
@@ -97,16 +99,17 @@
       if (x < -20 || y < -20 || x > width + 20 || y > height + 20) continue;
       const { colour, shape } = looks[i];
       trace(shape, x, y, front ? r : r * 0.7);
-      pen.globalAlpha = front ? 0.88 : 0.14;
+      pen.globalAlpha = front && !state.pictures ? 0.88 : 0.14;
       if (shape === "none") { pen.strokeStyle = colour; pen.lineWidth = 1.5; pen.stroke(); continue; }
       pen.fillStyle = colour;
       pen.fill();
-      if (front) { pen.globalAlpha = 0.9; pen.strokeStyle = palette.card; pen.lineWidth = 0.8; pen.stroke(); }
+      if (front && !state.pictures) { pen.globalAlpha = 0.9; pen.strokeStyle = palette.card; pen.lineWidth = 0.8; pen.stroke(); }
     }
     pen.globalAlpha = 1;
   };
   const paintPictures = () => {
     const side = width < 600 ? 40 : 56, taken = new Set();
+    tiles = [];
     for (let i = 0; i < n; i++) {
       if (!shown(i)) continue;
       const [x, y] = placeOf(i);
@@ -120,6 +123,7 @@
       const scale = (side - 8) / Math.max(image.naturalWidth, image.naturalHeight);
       const w = image.naturalWidth * scale, h = image.naturalHeight * scale;
       const left = (Math.floor(x / side) + 0.5) * side - w / 2, top = (Math.floor(y / side) + 0.5) * side - h / 2;
+      tiles.push([i, left, top, w, h]);
       pen.fillStyle = looks[i].colour;
       pen.fillRect(left - 2.5, top - 2.5, w + 5, h + 5);
       pen.drawImage(image, left, top, w, h);
