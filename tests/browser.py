@@ -26,18 +26,22 @@ _FLAGS = (
     " --hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe"
 )
 # Chromium reads from descriptor 3 and writes to 4.
-_START = "import os, sys; [os.dup2(int(fd), to) for fd, to in zip(sys.argv[1:3], (3, 4))]; os.execv(sys.argv[3], sys.argv[3:])"
+_START = """import os, sys
+for end, place in zip(sys.argv[1:3], (3, 4)):
+    os.dup2(int(end), place)
+os.execv(sys.argv[3], sys.argv[3:])"""
 _SECONDS = 60.0
 
 _FAULTS = """(() => {
   const inScroller = e => { for (let p = e.parentElement; p; p = p.parentElement)
     if (/auto|scroll/.test(getComputedStyle(p).overflowX) && p !== document.body) return true; return false; };
-  const told = e => e.tagName.toLowerCase() + (e.id ? "#" + e.id : "") + (e.classList.length ? "." + e.classList[0] : "");
+  const told = e => [e.tagName.toLowerCase(), e.id && `#${e.id}`, ...e.classList].join(" ");
   const out = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().width > 0
     && (e.getBoundingClientRect().right > innerWidth + 0.5 || e.getBoundingClientRect().left < -0.5) && !inScroller(e));
+  const wide = document.documentElement.scrollWidth;
   const broken = [...document.images].filter(i => !i.complete || i.naturalWidth === 0);
   return [
-    ...(document.documentElement.scrollWidth > innerWidth ? [`scrolls sideways: ${document.documentElement.scrollWidth}`] : []),
+    ...(wide > innerWidth ? [`scrolls sideways: ${wide}`] : []),
     ...out.map(e => `sticks out: ${told(e)}`), ...broken.map(i => `no picture: ${i.alt}`)];
 })()"""
 
@@ -102,9 +106,7 @@ class Page:
 
     def size(self, width: int, height: int = 900, *, dark: bool = False, touch: bool = False) -> None:
         """Lay the page out anew, in CSS pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -175,7 +177,15 @@ class Browser:
         ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (read, write)]
         os.close(read)
         os.close(write)
-        command = [sys.executable, "-c", _START, *map(str, ends), program, *_FLAGS.split(), f"--user-data-dir={profile}"]
+        command = [
+            sys.executable,
+            "-c",
+            _START,
+            *map(str, ends),
+            program,
+            *_FLAGS.split(),
+            f"--user-data-dir={profile}",
+        ]
         with (profile.parent / "chromium.log").open("wb") as log:
             self._process = subprocess.Popen([*command, "about:blank"], pass_fds=ends, stdout=log, stderr=log)
         for fd in ends:

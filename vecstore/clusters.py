@@ -133,6 +133,10 @@ def clusters(
         chosen = opened.refresh().space(space)
         engine = searcher(opened, chosen, metric)
         rows = np.flatnonzero(engine.candidates(None if where is None else engine.fitting(opened, where)))
+        if len(rows) < 2:
+            raise DataError(
+                f"{len(rows)} items to cluster", expected="at least two", do="ingest more, or widen --where"
+            )
         if count is not None and not 1 <= count <= len(rows):
             raise UsageError(
                 f"{count} clusters of {len(rows)} items", expected=f"1 to {len(rows)}", do="give another --count"

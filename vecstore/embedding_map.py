@@ -114,7 +114,9 @@ def embedding_map(
         engine = searcher(opened, chosen)
         fit = np.flatnonzero(engine.candidates(None if where is None else engine.fitting(opened, where)))
         if len(fit) < 3:
-            raise DataError(f"{len(fit)} items for a map", expected="at least three", do="ingest more, or widen --where")
+            raise DataError(
+                f"{len(fit)} items for a map", expected="at least three", do="ingest more, or widen --where"
+            )
         wanted = _wanted(opened, color)
         rows = fit
         if len(fit) > limit:
@@ -223,7 +225,9 @@ def _fields(
             # Of all items that fit, as `clusters` divides them, and not of the sample alone.
             found = cluster(lambda some: _vectors(engine, store, space, fit[some]), len(fit), None, seed)
             numbers = (found.labels[np.searchsorted(fit, rows)] + 1).tolist()
-            made = MapField(name, [str(number) for number in numbers], what, [str(n) for n in range(1, max(numbers) + 1)])
+            made = MapField(
+                name, [str(number) for number in numbers], what, [str(n) for n in range(1, max(numbers) + 1)]
+            )
         if (what, name) in wanted and (named or len({value for value in made.values if value is not None}) > 1):
             colors.append(len(fields))
         fields.append(made)

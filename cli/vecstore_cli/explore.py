@@ -110,7 +110,7 @@ def map(store: str, output: str, color: tuple[str, ...], as_json: bool, **option
     """Draw all items as one HTML page, alike ones near each other; hover to see the pictures.
 
     Colour by a column, a task's labels (task:NAME), source, or cluster (of `vecstore clusters`). UMAP needs the package
-    umap-learn. A page holds about 5 kB for each picture, as thumbnails of patients: treat it as you treat them.
+    umap-learn. A page holds the thumbnails, about 5 kB each: treat it as you treat the pictures.
 
     \b
       vecstore map chest.vecs map.html
@@ -137,6 +137,7 @@ def map(store: str, output: str, color: tuple[str, ...], as_json: bool, **option
         )
         return
     click.echo(
-        f"{found.path}: {len(found.ids)} of {found.of} items, {found.thumbnails} thumbnails,"
-        f" {found.bytes / 1e6:.1f} MB"
+        f"{found.path}: {len(found.ids)} of {found.of} items, {found.thumbnails} thumbnails, {found.bytes / 1e6:.1f} MB"
     )
+    if found.thumbnails:
+        click.echo("it holds pictures of patients: treat this file as you treat the pictures", err=True)

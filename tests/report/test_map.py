@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,5 +233,3 @@ def test_a_map_without_anything_to_colour_by_is_a_map(browser: Browser, tmp_path
     assert "no thumbnail" in page.evaluate(TIP) and "item104" in page.evaluate(TIP)
     assert page.evaluate("document.querySelector('.tools label').offsetWidth") == 0 and page.faults() == []
     page.close()
-
-

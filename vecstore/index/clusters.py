@@ -86,14 +86,12 @@ def cluster(read: Callable[[IntArray], FloatArray], n: int, count: int | None = 
     sample = read(_some(rng, n, max(TRAINED_ON, _FOR_A_CENTRE * (count or 0))))
     tried = [count] if count is not None else [k for k in COUNTS if k * _EACH <= n] or [2]
     judged = _some(rng, len(sample), JUDGED_ON)
-    best, silhouettes = None, {}
+    centres: dict[int, FloatArray] = {}
+    silhouettes: dict[int, float] = {}
     for wanted in tried:
-        centres = _centres(sample, wanted, seed)
-        silhouettes[wanted] = _silhouette(sample[judged], centres)
-        if best is None or silhouettes[wanted] > silhouettes[best[0]]:
-            best = wanted, centres
-    assert best is not None
-    return _assigned(read, n, best[1], silhouettes)
+        centres[wanted] = _centres(sample, wanted, seed)
+        silhouettes[wanted] = _silhouette(sample[judged], centres[wanted])
+    return _assigned(read, n, centres[max(tried, key=lambda wanted: silhouettes[wanted])], silhouettes)
 
 
 def agreement(numbers: IntArray, classes: IntArray) -> float:
@@ -130,8 +128,7 @@ def _centres(vectors: FloatArray, count: int, seed: int) -> FloatArray:
         max_points_per_centroid=len(vectors),
     )
     found.train(vectors)
-    centres: FloatArray = found.centroids
-    return centres
+    return np.asarray(found.centroids, np.float32)
 
 
 def _silhouette(vectors: FloatArray, centres: FloatArray) -> float:

@@ -43,7 +43,9 @@ def plane(vectors: FloatArray, method: str = "pca", seed: int = 0) -> tuple[Doub
     if method not in METHODS:
         raise UsageError(f"method {method!r}", expected=f"one of: {', '.join(METHODS)}", do="--method pca")
     if len(vectors) < 3:
-        raise DataError(f"{len(vectors)} items for a map", expected="at least three", do="ingest more, or widen --where")
+        raise DataError(
+            f"{len(vectors)} items for a map", expected="at least three", do="ingest more, or widen --where"
+        )
     return _components(vectors) if method == "pca" else (_umap(vectors, seed), None)
 
 
@@ -67,7 +69,5 @@ def _umap(vectors: FloatArray, seed: int) -> DoubleArray:
                 "UMAP is not installed", expected="the package umap-learn", do="pip install umap-learn, or --method pca"
             ) from error
         # One thread: with several, the same seed gives other places each time.
-        made = umap.UMAP(
-            n_neighbors=min(_NEIGHBOURS, len(vectors) - 1), metric="cosine", random_state=seed, n_jobs=1
-        )
+        made = umap.UMAP(n_neighbors=min(_NEIGHBOURS, len(vectors) - 1), metric="cosine", random_state=seed, n_jobs=1)
         return np.asarray(made.fit_transform(vectors), np.float64)
