@@ -11,7 +11,7 @@ import numpy as np
 
 from vecstore.errors import DataError, UsageError
 from vecstore.files import output_file, write_file
-from vecstore.index.clusters import Clustering, agreement, cluster
+from vecstore.index.clusters import CLEAR, Clustering, agreement, cluster
 from vecstore.index.metric import DEFAULT_METRIC
 from vecstore.neighbours import searcher
 from vecstore.records import FloatArray, IntArray
@@ -103,8 +103,9 @@ def clusters(
     ----------
     store : Store or path
     count : int, optional
-        How many clusters. By default the one of 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32 (of at least five items
-        each) with the highest mean silhouette on a random sample of 2,000 items.
+        How many clusters. By default one of 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32 (of at least five items each), by
+        the mean silhouette on a random sample of 2,000 items: the best where it is at least 0.5, as of an archive of
+        several kinds of pictures; else the most whose silhouette is at least half the best.
     space, metric, where : str, optional
         As of `search`.
     task : str, optional
@@ -149,6 +150,12 @@ def clusters(
         notes = list(engine.notes)
         if count is not None and len(told) < count:
             notes.append(f"{len(told)} of {count} clusters: there are no more different pictures")
+        best = max(found.silhouettes.values())
+        if count is None and best < CLEAR:
+            notes.append(
+                f"no number of clusters stands out (best silhouette {best:.3f}): these are the most that are half as"
+                " good; --count sets another number"
+            )
         result = Clusters(
             engine.items.ids[rows],
             found.labels + 1,

@@ -20,7 +20,7 @@ from vecstore_cli.indexing import metric_option
 
 @click.command()
 @store_argument
-@click.option("--count", type=int, metavar="N", help="How many [the number with the best silhouette].")
+@click.option("--count", type=int, metavar="N", help="How many [chosen by their silhouettes].")
 @space_option
 @metric_option
 @click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
@@ -33,6 +33,7 @@ from vecstore_cli.indexing import metric_option
 def clusters(store: str, as_json: bool, **options: Any) -> None:
     """Divide items into clusters by their vectors: what an unlabelled archive consists of.
 
+    Without --count it is the number with the best silhouette, if that is at least 0.5; else the most with half of it.
     The first example of a cluster is its medoid. The CSV is a label table (--key locator --value cluster), with which
     clusters become a task.
 

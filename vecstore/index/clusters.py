@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import faiss as _faiss
@@ -15,6 +15,9 @@ COUNTS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of clusters that are tried where none is given, as long as there are `_EACH` vectors for each."""
 
 _EACH = 5
+
+CLEAR = 0.5
+"""Mean silhouette from which on vectors are in clusters by themselves (Kaufman and Rousseeuw 1990)."""
 
 TRAINED_ON = 20_000
 """Random vectors that the centres are learned from, at least `_FOR_A_CENTRE` for each centre."""
@@ -54,7 +57,7 @@ def cluster(read: Callable[[IntArray], FloatArray], n: int, count: int | None = 
     """Divide unit vectors into clusters.
 
     Centres are learned from a random sample; then every vector goes to the nearest. Where no number is given, it is
-    the one of `COUNTS` with the highest mean silhouette on a random sample.
+    the one of `COUNTS` that `chosen` names for the mean silhouettes on a random sample.
 
     Parameters
     ----------
@@ -91,7 +94,20 @@ def cluster(read: Callable[[IntArray], FloatArray], n: int, count: int | None = 
     for wanted in tried:
         centres[wanted] = _centres(sample, wanted, seed)
         silhouettes[wanted] = _silhouette(sample[judged], centres[wanted])
-    return _assigned(read, n, centres[max(tried, key=lambda wanted: silhouettes[wanted])], silhouettes)
+    return _assigned(read, n, centres[chosen(silhouettes)], silhouettes)
+
+
+def chosen(silhouettes: Mapping[int, float]) -> int:
+    """The number of clusters with the best silhouette, where that is clear; else the most that are half as good.
+
+    Pictures of one kind differ gradually: their best silhouette is low and nearly always that of two clusters, which
+    tells nothing. See DECISIONS.md for what was measured.
+
+    >>> chosen({2: 0.4, 5: 0.65, 6: 0.6}), chosen({2: 0.2, 5: 0.15, 8: 0.1, 12: 0.09})
+    (5, 8)
+    """
+    best = max(silhouettes.values())
+    return max(count for count, value in silhouettes.items() if value >= (best if best >= CLEAR else best / 2))
 
 
 def agreement(numbers: IntArray, classes: IntArray) -> float:
