@@ -7,7 +7,7 @@
   const pen = canvas.getContext("2d");
   const view = { k: 1, x: 0, y: 0 };
   const state = { field: -1, only: new Set(), chosen: -1, pinned: false, pictures: false };
-  let width = 0, height = 0, palette = {}, queued = false, looks = [], tiles = [];
+  let width = 0, height = 0, palette = {}, queued = false, looks = [], order = [], tiles = [];
 
   // What a point looks like
 
@@ -43,6 +43,9 @@
       looks = field.values.map(v => v === null ? none
         : { key: 0, colour: onRamp(high > low ? (v - low) / (high - low) : 0.5), shape: "circle" });
     }
+    // What is grey lies below.
+    const grey = looks.map(one => one.colour === palette.none);
+    order = [...looks.keys()].filter(i => grey[i]).concat([...looks.keys()].filter(i => !grey[i]));
   };
 
   // Where a point is
@@ -93,7 +96,7 @@
   };
   const paintPoints = () => {
     const r = radius();
-    for (const front of state.only.size ? [false, true] : [true]) for (let i = 0; i < n; i++) {
+    for (const front of state.only.size ? [false, true] : [true]) for (const i of order) {
       if (shown(i) !== front) continue;
       const [x, y] = placeOf(i);
       if (x < -20 || y < -20 || x > width + 20 || y > height + 20) continue;
@@ -262,8 +265,10 @@
       ends.append(make("span", String(low)), make("span", String(high)));
       const absent = field.values.filter(v => v === null).length;
       legend.append(bar, ends);
-      entries.append(entry({ key: 0, colour: palette.ramp[1], shape: "circle" }, "known", n - absent));
-      if (absent) entries.append(entry(lookOfLevel(-1), "not known", absent));
+      if (absent) {
+        entries.append(entry({ key: 0, colour: palette.ramp[1], shape: "circle" }, "known", n - absent));
+        entries.append(entry(lookOfLevel(-1), "not known", absent));
+      }
     }
     legend.append(entries);
   };
