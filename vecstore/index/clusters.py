@@ -24,6 +24,9 @@ TRAINED_ON = 20_000
 
 _FOR_A_CENTRE = 256
 
+TRIED_ON = 5_000
+"""As many of them where several numbers of clusters are tried."""
+
 JUDGED_ON = 2_000
 """Random vectors that the silhouette is taken of; it compares every two of them."""
 
@@ -89,12 +92,9 @@ def cluster(read: Callable[[IntArray], FloatArray], n: int, count: int | None = 
     sample = read(_some(rng, n, max(TRAINED_ON, _FOR_A_CENTRE * (count or 0))))
     tried = [count] if count is not None else [k for k in COUNTS if k * _EACH <= n] or [2]
     judged = _some(rng, len(sample), JUDGED_ON)
-    centres: dict[int, FloatArray] = {}
-    silhouettes: dict[int, float] = {}
-    for wanted in tried:
-        centres[wanted] = _centres(sample, wanted, seed)
-        silhouettes[wanted] = _silhouette(sample[judged], centres[wanted])
-    return _assigned(read, n, centres[chosen(silhouettes)], silhouettes)
+    part = sample[_some(rng, len(sample), TRIED_ON)] if count is None else sample
+    silhouettes = {wanted: _silhouette(sample[judged], _centres(part, wanted, seed)) for wanted in tried}
+    return _assigned(read, n, _centres(sample, chosen(silhouettes), seed), silhouettes)
 
 
 def chosen(silhouettes: Mapping[int, float]) -> int:
