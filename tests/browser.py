@@ -137,6 +137,22 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.settle()
 
+    def drag(self, x: float, y: float, dx: float, dy: float) -> None:
+        """Press, move and let go."""
+        self.hover(x, y)
+        for kind, to_x, to_y in (
+            ("mousePressed", x, y),
+            ("mouseMoved", x + dx, y + dy),
+            ("mouseReleased", x + dx, y + dy),
+        ):
+            self.call("Input.dispatchMouseEvent", type=kind, x=to_x, y=to_y, button="left", buttons=1, clickCount=1)
+        self.settle()
+
+    def wheel(self, x: float, y: float, dy: float) -> None:
+        """Turn the wheel."""
+        self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=dy)
+        self.settle()
+
     def tap(self, x: float, y: float) -> None:
         """Touch with one finger."""
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])

@@ -18,6 +18,7 @@ from vecstore.clusters import clusters
 from vecstore.embedding_map import embedding_map
 from vecstore.errors import Ambiguous, DataError, NotFound, PackageMissing, PredicateRefused, UsageError
 from vecstore.ingest import ingest
+from vecstore.label import label
 from vecstore.store import Store
 
 if TYPE_CHECKING:
@@ -118,6 +119,15 @@ def test_a_store_without_thumbnails_and_labels_has_its_map(bare_store: Store, tm
     found = embedding_map(bare_store.path, tmp_path / "map.html")
     assert (found.thumbnails, found.colors) == (0, ["cluster"])
     assert set(_data(tmp_path / "map.html")["picture"]) == {-1}
+
+
+def test_clusters_that_became_a_task_are_not_found_anew(colour_store: Store, tmp_path: Path) -> None:
+    found = clusters(colour_store, 2, output=tmp_path / "c.csv")
+    label(colour_store, tmp_path / "c.csv", task="cluster", key="locator", value="cluster")
+    made = embedding_map(colour_store, tmp_path / "map.html")
+    assert made.colors == ["cluster", "colour", "age", "patient", "sex"]
+    assert embedding_map(colour_store, tmp_path / "map.html", color=["cluster"]).colors == ["cluster"]
+    assert _values(_data(tmp_path / "map.html")["fields"][0]) == [str(number) for number in found.numbers.tolist()]
 
 
 def test_several_sources_are_told_apart(bare_store: Store, tmp_path: Path, colour_archive: Path) -> None:

@@ -139,7 +139,7 @@ def embedding_map(
         if len(rows) < len(fit):
             shown = f"{number(len(rows))} of {count(len(fit), 'item')}, a random sample (seed {seed})"
         facts = {
-            "items": shown,
+            "shown": shown,
             "method": _method(explained),
             "space": chosen.name,
             "encoder": chosen.passport.encoder,
@@ -180,7 +180,9 @@ def _wanted(store: Store, color: Sequence[str]) -> list[tuple[str, str]]:
     columns, tasks = list(store.columns()), [task.name for task in store.tasks()]
     if not color:
         told = [name for name in columns if not name.endswith("UID")]
-        every = [("task", name) for name in tasks] + [("cluster", "cluster"), ("source", "source")]
+        # Once clusters are a task or column of that name, it is theirs.
+        new = [] if "cluster" in {name.casefold() for name in (*columns, *tasks)} else [("cluster", "cluster")]
+        every = [("task", name) for name in tasks] + [*new, ("source", "source")]
         return every + [("column", name) for name in told[:_FIELDS]]
     folded = {"source": ("source", "source"), "cluster": ("cluster", "cluster")}
     folded |= {name.casefold(): ("task", name) for name in tasks}

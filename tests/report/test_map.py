@@ -165,6 +165,28 @@ def test_arrows_walk_and_enter_keeps(browser: Browser, map_file: Path) -> None:
     page.close()
 
 
+def test_wheel_and_drag_look_closer_without_losing_the_point(browser: Browser, map_file: Path) -> None:
+    page = browser.open(map_file)
+    page.evaluate("document.querySelector('#map').focus()")
+    page.press("ArrowRight")
+    page.press("ArrowRight")
+    page.press("Enter")  # the right of the middle row is kept
+    (x, y), (right, level) = page.centre("#map"), page.centre("#ring")
+    assert level == pytest.approx(y, abs=1) and right > x + 100
+    page.wheel(right, level, -300)
+    assert page.centre("#ring") == pytest.approx((right, level), abs=1)  # what the pointer is over stays there
+    assert page.evaluate("getComputedStyle(document.querySelector('#map')).touchAction") == "none"
+    page.drag(x - 300, y + 200, -60, 25)  # beside the card
+    assert page.centre("#ring") == pytest.approx((right - 60, level + 25), abs=1)
+    assert page.evaluate("document.querySelector('#tip').className") == "tip pinned"
+    page.click(*page.centre("#whole"))
+    assert page.centre("#ring") == pytest.approx((right, level), abs=1)
+    page.click(*page.centre("#in"))
+    assert page.centre("#ring")[0] - x == pytest.approx(1.6 * (right - x), abs=2)
+    assert page.faults() == []
+    page.close()
+
+
 def test_a_finger_shows_a_picture_and_hides_it(browser: Browser, map_file: Path) -> None:
     page = browser.open(map_file, 390, 844, touch=True)
     x, y = page.centre("#map")
