@@ -19,7 +19,7 @@ from vecstore.report.page import count, number
 from vecstore.store import Space, Store, using
 
 LIMIT = 2_000
-"""Of more items a random sample is shown: thumbnails make a page about 5 kB larger for each item."""
+"""Of more items a random sample is shown: thumbnails make a page 4 to 8 kB larger for each item, so these make 9 to 16 MB."""
 
 _FIELDS = 12
 """Columns shown under the pointer beside those that are coloured by."""
@@ -145,7 +145,7 @@ def embedding_map(
             "encoder": chosen.passport.encoder,
             "store": f"{opened.path.name}, commit {opened.commit}",
         } | ({"filter": where} if where else {})
-        summary = f"{shown}: what is alike to the encoder is near each other"
+        summary = f"{shown}; what looks alike to the encoder lies together"
         page = map_page(opened.path.stem, summary, points, pictures, facts).encode()
         write_file(target, page)
         names = [fields[place].name for place in colors]

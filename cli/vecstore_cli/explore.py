@@ -111,7 +111,7 @@ def map(store: str, output: str, color: tuple[str, ...], as_json: bool, **option
     """Draw all items as one HTML page, alike ones near each other; hover to see the pictures.
 
     Colour by a column, a task's labels (task:NAME), source, or cluster (of `vecstore clusters`). UMAP needs the package
-    umap-learn. A page holds the thumbnails, about 5 kB each: treat it as you treat the pictures.
+    umap-learn. The page holds the thumbnails (4 to 8 kB each): treat it as you treat the pictures.
 
     \b
       vecstore map chest.vecs map.html
