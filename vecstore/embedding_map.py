@@ -19,7 +19,7 @@ from vecstore.report.page import count, number
 from vecstore.store import Space, Store, using
 
 LIMIT = 2_000
-"""Of more items a random sample is shown: thumbnails make a page 4 to 8 kB larger for each item, so these make 9 to 16 MB."""
+"""Of more items a random sample is shown: a thumbnail makes a page 4 to 8 kB larger, so these make 9 to 16 MB."""
 
 _FIELDS = 12
 """Columns shown under the pointer beside those that are coloured by."""
