@@ -33,6 +33,8 @@ VERBS = (
     "export_model",
     "dataset",
     "open_encoder",
+    "clusters",
+    "embedding_map",
 )
 ARRAY = re.compile(r"\bndarray\b|\b(?:UInt8|Float|Double|Int|Bool)Array\b")
 

@@ -16,10 +16,14 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vecstore.clusters import Clusters as Clusters
+    from vecstore.clusters import clusters as clusters
     from vecstore.curve import LearningCurve as LearningCurve
     from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
     from vecstore.dataset import dataset as dataset
+    from vecstore.embedding_map import EmbeddingMap as EmbeddingMap
+    from vecstore.embedding_map import embedding_map as embedding_map
     from vecstore.encoders import open_encoder as open_encoder
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
@@ -57,7 +61,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Clusters": "clusters",
     "Dataset": "dataset",
+    "EmbeddingMap": "embedding_map",
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
     "LabelResult": "labelling",
@@ -70,8 +76,10 @@ _HOMES = {
     "Store": "store.store",
     "VecstoreError": "errors",
     "ZeroShot": "zeroshot",
+    "clusters": "clusters",
     "create": "store.store",
     "dataset": "dataset",
+    "embedding_map": "embedding_map",
     "evaluate": "evaluate",
     "export": "export",
     "export_model": "export_model",
@@ -95,7 +103,9 @@ _HOMES = {
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
 __all__ = [
+    "Clusters",
     "Dataset",
+    "EmbeddingMap",
     "IndexInfo",
     "IngestResult",
     "LabelResult",
@@ -108,8 +118,10 @@ __all__ = [
     "Store",
     "VecstoreError",
     "ZeroShot",
+    "clusters",
     "create",
     "dataset",
+    "embedding_map",
     "evaluate",
     "export",
     "export_model",
