@@ -327,7 +327,7 @@ def test_saved_predictions_are_of_the_very_pictures_of_a_unit(
     assert (moved_on.n, moved_on.pictures) == (18, 54)
     assert moved_on.notes[-2:] == [
         "2 units have other pictures than in training and are left out",
-        "4 items of the training record are gone",  # of the unit whose pictures disagree now
+        "4 items of the training record no longer fit its rules (labels, where, units that agree)",
     ]
 
 

@@ -376,4 +376,4 @@ def test_a_catalog_that_can_not_be_written_says_so_and_stays(archive: Path, tmp_
 
 def test_the_module_says_how_often_it_commits() -> None:
     ingesting = importlib.import_module("vecstore.ingest")
-    assert (ingesting.COMMIT_PICTURES, ingesting.COMMIT_SECONDS) == (4096, 30.0)
+    assert (ingesting.COMMIT_PICTURES, ingesting.FIRST_SECONDS, ingesting.COMMIT_SECONDS) == (4096, 5.0, 30.0)

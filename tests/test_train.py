@@ -133,7 +133,10 @@ def test_what_was_asked_is_in_the_record_and_the_log_and_is_asked_again(colour_s
     again = evaluate(colour_store, "colour").record
     left = [name for name in names if _colour(name) in asked["classes"]]
     assert left and again.n == record.n - len(left)
-    assert again.notes[-1] == f"{len(left)} items of the training record are gone"
+    assert (
+        again.notes[-1]
+        == f"{len(left)} items of the training record no longer fit its rules (labels, where, units that agree)"
+    )
 
 
 def test_a_picture_that_changed_is_not_scored_by_its_old_prediction(
@@ -366,7 +369,7 @@ def test_training_says_by_name_what_is_missing(colour_store: Store, colour_label
         train(colour_store, "cough")
     with pytest.raises(NotFound, match="no model 'boosting'; expected one of: probe, svm, knn, mlp, forest"):
         train(colour_store, "colour", model="boosting")
-    with pytest.raises(NotFound, match="no model of task 'colour'; expected one of: none yet; train one"):
+    with pytest.raises(NotFound, match="no model of task 'colour'; expected a trained one; train one"):
         evaluate(colour_store, "colour")
     _add(
         colour_store,

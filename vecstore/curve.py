@@ -141,9 +141,11 @@ def learning_curve(
             seed=seed,
         )
         notes = list(data.notes)
+        # Of a random third the rest may have room for a size at one time and not at another.
         sizes = {point.per_class for point in points}
         if beyond := [size for size in sorted(set(per_class)) if size not in sizes]:
-            notes.append(f"left out, more groups per class than the rarest class has: {', '.join(map(str, beyond))}")
+            told = ", ".join(map(str, beyond))
+            notes.append(f"left out, more groups per class than every draw has of the rarest class: {told}")
         return LearningCurve(
             task=data.task.name,
             kind=data.task.kind,

@@ -287,7 +287,8 @@ def _named_jobs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, 
             if len(paths) == 1 and not Path(path).is_file():
                 raise
             # One of the pictures that were asked for is none: the others are still wanted.
-            yield os.fspath(path), True, Job(Raw("", None, None, partial(_refuse, str(error))))
+            reason = str(error).removeprefix(f"{os.fspath(path)}: ")
+            yield os.fspath(path), True, Job(Raw("", None, None, partial(_refuse, reason)))
             continue
         alone = source.kind == "file"
         for raw in source.list():

@@ -41,6 +41,7 @@ from vecstore.store.columns import RESERVED_COLUMNS, fit
 _T = TypeVar("_T")
 COMMIT_PICTURES = 4096
 COMMIT_SECONDS = 30.0
+FIRST_SECONDS = 5.0
 _LOOK_UP = 1024
 _SAMPLE = 32
 _REFUSALS_TOLD = 20
@@ -351,14 +352,16 @@ class _Run:
         self.result.gone = max(0, self._present_before - self._listed_before)
 
     def _go_through(self, listing: Iterator[Raw], count: _Count | None) -> None:
-        since = time.monotonic()
+        since = started = time.monotonic()
         for outcome in self.pipeline.outcomes(self._jobs(listing)):
             self._book(outcome)
             if count is not None and count.total is not None:
                 self.progress.begin("pictures", count.total)
                 count = None
             waiting = len(self.batch.pictures) + len(self.batch.refusals) + len(self.batch.touched)
-            if waiting >= COMMIT_PICTURES or time.monotonic() - since > COMMIT_SECONDS:
+            # Sooner at first: who breaks off after half a minute finds most of it there.
+            patience = min(COMMIT_SECONDS, FIRST_SECONDS + (since - started) / 2)
+            if waiting >= COMMIT_PICTURES or time.monotonic() - since > patience:
                 self._commit()
                 since = time.monotonic()
         self._commit()

@@ -286,7 +286,7 @@ def _answers(
     allowed: BoolArray | None = None
     if wish.where is not None:
         told = engine.once(("warnings", wish.where), lambda: store.where_warnings(wish.where or ""))
-        notes += [f"a text column is compared with a number: {one}" for one in told]
+        notes += told
         allowed = engine.fitting(store, wish.where)
     if wish.ids is not None:
         some = engine.of_ids(wish.ids)

@@ -163,8 +163,6 @@ def _trained(
     progress.say(_groups_line(data))
     if units is not None:
         progress.say(f"level: {units.column}, {len(data)} units of {len(units.items)} pictures")
-    for note in data.notes:
-        progress.say(note)
     development = ~data.test
     official = bool(data.test.any())
     _check_learnable(data, development)
@@ -175,6 +173,11 @@ def _trained(
     alone = units is None or len(units.items) == len(data)
     rules = [data.pool] if pool != "auto" or alone else list(POOLS)
     dtype = _dtype(model, len(y), data.dim)
+    within = ", and inside each of them" if nest else ""
+    progress.say(
+        f"fitting {model}: {len(y)} {'items' if units is None else 'units'} of {data.dim} numbers,"
+        f" {len(data.classes)} classes; parameters chosen over {folds} folds{within}"
+    )
     fitted: list[Any] = []
     reading = fitting = 0.0
     now = time.perf_counter()

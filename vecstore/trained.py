@@ -272,7 +272,7 @@ def load(store: Store, task: str, model: int | None = None) -> Probe:
     if not chosen:
         raise NotFound(
             f"no model {'' if model is None else f'{model} '}of task {task!r}",
-            expected=f"one of: {', '.join(str(m.id) for m in models) or 'none yet'}",
+            expected=f"one of: {', '.join(str(m.id) for m in models)}" if models else "a trained one",
             do=f"train one: vecstore train {store.path} {task}",
         )
     return _load(store, chosen[-1])

@@ -226,10 +226,13 @@ def listed(entries: Iterable[str]) -> str:
 
     >>> listed(["a 1", "b 2"]), listed(str(n) for n in range(14))
     ('a 1, b 2', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more')
+    >>> listed(["a, b 1", "c 2"])
+    'a, b 1; c 2'
     """
     told = list(entries)
     more = len(told) - MOST_LISTED
-    return ", ".join(told[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    between = "; " if any("," in entry for entry in told) else ", "
+    return between.join(told[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 class Lines:

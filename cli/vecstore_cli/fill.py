@@ -239,7 +239,7 @@ def label(
             ("classes", listed(f"{name} {result.counts.get(name, 0)}" for name in result.classes)),
             ("rows without an item", _examples(result.unmatched_rows, result.examples["unmatched_rows"])),
             ("items without a label", _examples(result.unlabelled_items, result.examples["unlabelled_items"])),
-            ("rows without a value", result.empty_rows or ""),
+            ("rows without a value, or with an ignored one", result.empty_rows or ""),
             ("uncertain labels", _uncertain(result)),
             ("conflicts", f"{result.conflicts}, resolved: {on_conflict}" if result.conflicts else ""),
             ("item columns", listed(result.columns)),
@@ -250,6 +250,8 @@ def label(
             ("columns widened", ", ".join(f"{c} to {kind}" for c, kind in result.columns_widened.items())),
         ]
     )
+    for note in result.notes:
+        click.echo(f"note: {note}")
 
 
 def _uncertain(result: LabelResult) -> str:

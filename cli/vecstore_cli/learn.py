@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from vecstore_cli._shared import (
     echo_json,
     json_option,
     listed,
+    progress,
     split_commas,
     store_argument,
 )
@@ -126,6 +128,7 @@ def train(
             min_groups=min_groups,
             classes=split_commas(classes) or None,
             seed=seed,
+            progress=progress(),
         )
         if report:
             from vecstore.pages import write_training_page  # draws: half a second that a number does not need
@@ -176,12 +179,13 @@ def _show(probe: Probe, as_json: bool) -> None:
     made = f"{record['model']} {record['model_id']} in space {spaces}, {record['parameters']}"
     trained = f"{record['trained_on']} {'units' if record['level'] else 'items'} in {record['training_groups']} groups"
     click.echo(f"{record['task']}: AUC {_number(record['auc'])}{_interval(record['auc_interval'])} {where}")
+    blind, even = _by_chance(record)
     echo_facts(
         [
-            ("accuracy", _number(record["accuracy"]) + _interval(record["accuracy_interval"])),
+            ("accuracy", _number(record["accuracy"]) + _interval(record["accuracy_interval"]) + blind),
             (
                 "balanced accuracy",
-                _number(record["balanced_accuracy"]) + _interval(record["balanced_accuracy_interval"]),
+                _number(record["balanced_accuracy"]) + _interval(record["balanced_accuracy_interval"]) + even,
             ),
             ("AUC per class", listed(f"{name} {_number(auc)}" for name, auc in record["auc_per_class"].items())),
             ("trained on", f"{trained}: {counts}"),
@@ -193,6 +197,16 @@ def _show(probe: Probe, as_json: bool) -> None:
     )
     for note in record["notes"]:
         click.echo(f"note: {_shortened(note)}")
+
+
+def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What an answer without a look at the picture would reach: accuracy and balanced accuracy."""
+    if record["kind"] == "multi-label":
+        return " (mean over labels; of each label, yes above 0.5)", "; 0.500 by chance"
+    counts = record["counts"]
+    name, most = max(counts.items(), key=lambda entry: entry[1])
+    present = sum(count > 0 for count in counts.values())
+    return f"; always {name}: {most / sum(counts.values()):.3f}", f"; {1 / max(present, 1):.3f} by chance"
 
 
 _LONGEST_NOTE = 400
@@ -251,7 +265,8 @@ def predict(
     CSV on standard output: item, predicted class, probability per class; for items of the store also whether the
     model was trained on them. A model of a level gives a row per unit of the store: its value and number of pictures;
     of new images each is scored by itself. A picture that can't be read, or has no vector
-    in the store, has a row without values, and its reason on standard error.
+    in the store, has a row without values, and its reason on standard error. Give
+    many files at once: opening the network takes longer than a picture.
 
     \b
       vecstore predict chest.vecs pneumonia new1.png new2.png

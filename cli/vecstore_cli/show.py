@@ -80,6 +80,13 @@ def failures(store: str, as_json: bool) -> None:
     )
 
 
+_TOLD = (
+    *("archive", "source", "table", "task", "space", "model", "key", "value", "column", "columns", "split_column"),
+    *("positive", "ignore", "on_conflict", "where", "group", "level", "classes", "metric"),
+)
+"""Arguments that the log shows to a person; `--json` has all."""
+
+
 @click.command()
 @store_argument
 @at_option
@@ -101,11 +108,7 @@ def log(store: str, at: int | None, as_json: bool) -> None:
     shown = [
         row
         | {
-            "arguments": {
-                k: v
-                for k, v in row["arguments"].items()
-                if k in ("archive", "source", "table", "task", "space", "model") and v
-            },
+            "arguments": {k: v for k, v in row["arguments"].items() if k in _TOLD and v},
             "counts": {k: v for k, v in row["counts"].items() if not isinstance(v, dict)},
         }
         for row in rows

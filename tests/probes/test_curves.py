@@ -99,7 +99,7 @@ def test_what_can_not_be_drawn_is_said(cases: Cases) -> None:
     with pytest.raises(NotFound, match="no learning curve of the model 'forest'; expected one of: probe, svm, knn"):
         learning_curve(X, y, groups, model="forest")
     for wrong in ({"repeats": 0}, {"per_class": ()}, {"per_class": (0, 1)}):
-        with pytest.raises(DataError, match="expected numbers from 1"):
+        with pytest.raises(DataError, match="expected whole numbers from 1"):
             learning_curve(X, y, groups, **wrong)
     with pytest.raises(DataError, match="a class has no group outside the part that is judged on"):
         learning_curve(X, y, groups, test=y == 1)

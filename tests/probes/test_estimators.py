@@ -209,34 +209,6 @@ def test_a_label_known_in_one_fold_only_is_calibrated() -> None:
     assert np.isfinite(probe.predict_proba(X)).all()
 
 
-def test_the_network_sees_its_rows_in_another_order_in_each_pass() -> None:
-    from sklearn.neural_network import MLPClassifier
-
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(60, 4))
-    y = X[:, 0] > 0
-    probe = QuickMLP(alphas=[0.01], epochs=[6], batch_size=8, folds=3).fit(X, y, groups=np.arange(60))
-    # A run of scikit-learn's own, over the same standardised features.
-    Z = (X - X.mean(axis=0)) / X.std(axis=0)
-    theirs = MLPClassifier(
-        (probe.hidden,), alpha=0.01, batch_size=8, learning_rate_init=probe.rate, random_state=np.random.RandomState(0)
-    )
-    for _ in range(6):
-        theirs.partial_fit(Z, y.astype(int), classes=[0, 1])
-    np.testing.assert_allclose(probe.predict_proba(X), theirs.predict_proba(Z), atol=1e-9)
-    fixed = MLPClassifier((probe.hidden,), alpha=0.01, batch_size=8, learning_rate_init=probe.rate, random_state=0)
-    for _ in range(6):
-        fixed.partial_fit(Z, y.astype(int), classes=[0, 1])
-    assert np.abs(fixed.predict_proba(Z) - theirs.predict_proba(Z)).max() > 1e-6
-
-
-def test_more_neighbours_than_there_are_are_refused() -> None:
-    X = np.random.default_rng(0).normal(size=(60, 4))
-    groups = np.r_[np.zeros(40), np.arange(1, 21)]
-    with pytest.raises(DataError, match=r"k=50: rows of the largest group or fold have only \d+ others"):
-        KNNProbe(k=50).fit(X, X[:, 0] > 0, groups=groups)
-
-
 def test_a_probe_whose_fit_failed_is_not_fitted() -> None:
     X = np.random.default_rng(0).normal(size=(30, 4))
     probe = LogisticProbe(class_weight={False: -1})

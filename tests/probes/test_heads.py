@@ -27,7 +27,9 @@ def columns(chances: Any) -> np.ndarray:
 
 def network(X: Any, y: Any, epochs: int, alpha: float, hidden: int, rate: float = 0.002) -> Any:
     """scikit-learn's own after so many passes."""
-    learned = MLPClassifier((hidden,), alpha=alpha, batch_size=16, learning_rate_init=rate, random_state=0)
+    # One stream of random numbers: with a number instead, each pass would bring the rows in the same order.
+    stream = np.random.RandomState(0)
+    learned = MLPClassifier((hidden,), alpha=alpha, batch_size=16, learning_rate_init=rate, random_state=stream)
     for _ in range(epochs):
         learned.partial_fit(X, y, classes=np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y))
     return learned

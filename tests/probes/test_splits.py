@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -129,7 +131,7 @@ def test_a_hundred_thousand_rows_in_fifty_thousand_groups_make_even_folds() -> N
 @pytest.mark.parametrize("kind", ["float", "object", "mixed", "pandas"])
 def test_every_missing_group_is_its_own(kind: str) -> None:
     names = [None if i % 3 == 0 else i // 2 for i in range(60)]
-    values: object
+    values: Any
     if kind == "float":
         values = np.array([np.nan if name is None else name for name in names])
     elif kind == "pandas":

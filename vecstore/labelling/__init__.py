@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vecstore.errors import DataError, LabelConflict, NotFound, UsageError
-from vecstore.labelling.joining import PATIENT, canonical, joining_rule, key_text
+from vecstore.labelling.joining import PATIENT, PATIENT_LIKE, canonical, joining_rule, key_text
 from vecstore.records import LabelTable, Split, TaskKind, Value
 from vecstore.store import Items, Label, Store, Task
 from vecstore.tables import ColumnType, convert, is_integer, is_real, read_table
@@ -68,6 +68,8 @@ class LabelResult:
         Cells, of rows that fit an item, that say "uncertain".
     uncertain_policy : {"ignore", "ones", "zeros"}
         What they became: unknown, positive or negative.
+    notes : list of str
+        What a user should look at: rows that another rule would have joined, how patients' ids are stored.
     """
 
     task: str
@@ -86,6 +88,7 @@ class LabelResult:
     examples: dict[str, list[str]] = field(default_factory=dict)
     uncertain: int = 0
     uncertain_policy: str = "ignore"
+    notes: list[str] = field(default_factory=list)
 
 
 def import_table(
@@ -163,6 +166,7 @@ def import_table(
         "delimiter": delimiter,
         "on_conflict": on_conflict,
         "source": source,
+        "columns": list(rows.columns),
         "add": add,
     }
     counts = {"matched": len(labelled), "unmatched_rows": rows.unmatched, "unlabelled_items": len(missing)}
@@ -194,7 +198,19 @@ def import_table(
         examples={"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]},
         uncertain=rows.uncertain,
         uncertain_policy=uncertain_policy,
+        notes=[*rows.notes, *_identity_notes(rows.columns)],
     )
+
+
+def _identity_notes(columns: Iterable[str]) -> list[str]:
+    """How what names a patient is stored."""
+    notes = []
+    for column in columns:
+        if column.casefold() == PATIENT:
+            notes.append(f"{column} is stored as pseudonyms")
+        elif column.casefold().replace("_", "") in PATIENT_LIKE:
+            notes.append(f"{column} is stored as it stands (named PatientID it would be stored as pseudonyms)")
+    return notes
 
 
 def _all_labels(store: Store, task: Task) -> list[Label]:
@@ -366,6 +382,7 @@ class _Rows:
         self.differing: dict[str, int] = {}
         self.total = self.unmatched = self.empty = self.conflicts = self.uncertain = 0
         self.unmatched_examples: list[str] = []
+        self.notes: list[str] = []
 
     @classmethod
     def of_column(cls, store: Store, items: Items, column: str, split_column: str | None) -> _Rows:
@@ -409,8 +426,9 @@ class _Rows:
         body = list(table.rows())
         types = {column: table.type_of(at, (row[at] for row in body)) for column, at in at_of.items()}
         keys = [key_text(row[key_at]) for row in body]
-        rule = joining_rule(store, items, keys, key_column, target)
+        rule, missed = joining_rule(store, items, keys, key_column, target)
         rows = cls(name, rule.name, [table.columns[at] for at in value_at])
+        rows.notes += missed
         rows.columns = {column: {} for column in types}
         differing: dict[str, set[int]] = defaultdict(set)
         texts = zip(*(_canonical_texts(row[at] for row in body) for at in value_at), strict=True)
@@ -464,9 +482,11 @@ class _Rows:
                 merged[item] = _Entry(texts, self._one_split(items, item, useful))
         if conflicts and on_conflict == "error":
             raise LabelConflict(
-                f"{self.name}: {len(conflicts)} items have rows that disagree: {self._examples(items, conflicts)}",
+                f"{self.name}: {len(conflicts)} items have rows that disagree (joined by {self.rule}):"
+                f" {self._examples(items, conflicts)}",
                 expected="one label per item",
-                do="choose: --on-conflict first, any or drop",
+                do="choose: --on-conflict first, any or drop"
+                + ("; or is another column the picture's path or id? --key COLUMN" if "column" in self.rule else ""),
                 items=list(conflicts),
             )
         self.conflicts = len(conflicts)

@@ -17,6 +17,8 @@ from vecstore.store import Items, Store
 _EXAMPLES = 5
 PATIENT = "patientid"
 """A column of this name, in any letter case, holds pseudonyms, whoever writes it."""
+PATIENT_LIKE = frozenset({"patientid", "patient", "subject", "subjectid", "participant", "participantid", "mrn"})
+"""Names without "_" of columns that may hold what names a patient."""
 
 
 def canonical(value: Any) -> str:
@@ -84,8 +86,8 @@ class Rule:
 _NONE = Rule("none fits", dict, lambda _: ())
 
 
-def joining_rule(store: Store, items: Items, keys: Sequence[str], column: str, target: str) -> Rule:
-    """The first joining rule that fits any row; one that finds nothing where none does.
+def joining_rule(store: Store, items: Items, keys: Sequence[str], column: str, target: str) -> tuple[Rule, list[str]]:
+    """The first joining rule that fits any row (one that finds nothing where none does), and what it misses.
 
     Parameters
     ----------
@@ -124,7 +126,17 @@ def joining_rule(store: Store, items: Items, keys: Sequence[str], column: str, t
     chosen = next((rule for rule in rules if any(map(rule.find, cells))), _NONE)
     if not chosen.several:
         _refuse_ambiguous(store, items, chosen, cells)
-    return chosen
+    left = [cell for cell in cells if cell and not chosen.find(cell)]
+    notes = []
+    if left and chosen is not _NONE:
+        others = [(sum(bool(rule.find(cell)) for cell in left), rule.name) for rule in rules if rule is not chosen]
+        most, name = max(others, default=(0, ""))
+        if most:
+            notes.append(
+                f"{len(left)} of {len(cells)} keys fit no item by {chosen.name}, of which {most} would by {name}; one"
+                " rule joins all rows: write the keys alike"
+            )
+    return chosen, notes
 
 
 def _by_locator(store: Store, items: Items, column: str) -> list[Rule]:

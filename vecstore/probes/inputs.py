@@ -138,7 +138,7 @@ def data_errors() -> Iterator[None]:
 def _check_labels(y: npt.ArrayLike) -> None:
     """Say that labels are missing, where one row has one label."""
     labels = np.asarray(y)
-    if labels.dtype.kind != "O" or (labels.ndim == 2 and labels.shape[1] > 1):
+    if labels.dtype.kind != "O" or labels.ndim == 0 or (labels.ndim == 2 and labels.shape[1] > 1):
         return
     missing = sum(map(is_missing, labels.flat))
     if missing:

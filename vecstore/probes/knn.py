@@ -239,13 +239,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _choose(self, data: Training, apart: IntArray) -> None:
         """One list of neighbours per row, none of its own fold or group, serves every k and temperature."""
         reach = len(self._vectors) - int(np.bincount(apart).max())
-        if self.k is not None and self.k > reach:
-            raise DataError(
-                f"k={self.k}: rows of the largest group or fold have only {reach} others to be judged by",
-                expected=f"at most {reach}",
-                do="pass a smaller k, or none",
-            )
-        ks = [k for k in KS if k <= reach] if self.k is None else [int(self.k)]
+        ks = [k for k in KS if k <= reach] if self.k is None else [min(self.k, reach)]
         softmax = self.weights == "softmax"
         given = (1.0,) if not softmax else TEMPERATURES if self.temperature is None else (float(self.temperature),)
         shares = np.empty((len(given), len(ks), len(data.y), len(self._truth)))
@@ -259,7 +253,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.cv_auc_ = nan_mean(areas, 0)
         best = _smoothest_best(self.cv_auc_)
         self.temperature_ = float(given[best[0]])
-        self.k_ = int(ks[best[1]])
+        self.k_ = int(ks[best[1]]) if self.k is None else int(self.k)
         out_of_fold = np.empty(shares.shape[2:])
         for fold in range(len(areas)):
             inside = data.folds == fold

@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,9 @@ from vecstore.tables import Cell, Table, read_table
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "locator")
 """Names of the column with the paths, in any case; the first that is there."""
+
+_LOOKED_FOR = 20
+"""Rows at the start of which one picture at least has to be there."""
 
 
 class ManifestSource(Source):
@@ -71,6 +75,7 @@ class ManifestSource(Source):
             paths.append(hash(self._relative(row[self._column], number)))
             rows.append(hash(row))
         order = np.argsort(paths, kind="stable") if len(paths) else np.zeros(0, np.int64)
+        self._check_folder()
         sorted_paths, sorted_rows = np.asarray(paths)[order], np.asarray(rows)[order]
         same = np.flatnonzero(sorted_paths[1:] == sorted_paths[:-1]) + 1
         for i in same.tolist():
@@ -82,6 +87,17 @@ class ManifestSource(Source):
                     "keep one of them; import a table with several rows per picture by: vecstore label",
                 )
         return frozenset(order[same].tolist())
+
+    def _check_folder(self) -> None:
+        """Refuse a table of which no picture is where it should be: it lies in another folder."""
+        first = list(islice(self._table.rows(), _LOOKED_FOR))
+        names = [self._relative(row[self._column], number) for number, row in enumerate(first)]
+        if len(names) == _LOOKED_FOR and not any(map(os.path.lexists, (os.path.join(self._folder, n) for n in names))):  # noqa: PTH118
+            raise ArchiveError(
+                f"{self.path}: none of its first {len(names)} pictures is there, such as {names[0]}",
+                f"paths of files below {self._folder}",
+                "put the table into the folder that its paths start from, or name their column: --path-column",
+            )
 
     def _relative(self, value: Cell, number: int) -> str:
         """A row's path relative to the manifest's folder."""

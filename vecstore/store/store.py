@@ -371,10 +371,15 @@ class Store:
         return predicate.select(self.catalog.path, where, self.commit, columns, tasks)
 
     def where_warnings(self, where: str) -> list[str]:
-        """Comparisons of a text column with a number, which are seldom what was meant."""
+        """What is seldom meant: a text column compared with a number, a patient's id instead of its pseudonym."""
         types = {"item": "INTEGER", "source": "TEXT", "locator": "TEXT"}
         types |= {task.name: "TEXT" for task in self.tasks()} | self.columns()
-        return predicate.numbers_as_text(predicate.check_text(where, list(types)), types)
+        tokens = predicate.check_text(where, list(types))
+        told = [f"a text column is compared with a number: {one}" for one in predicate.numbers_as_text(tokens, types)]
+        named = [token for token in tokens if token.strip('"').casefold() == "patientid" in map(str.casefold, types)]
+        if named:
+            told.append(f"{named[0]} holds pseudonyms, and no ids of patients as files have them: Store.pseudonym(id)")
+        return told
 
     def columns(self) -> dict[str, str]:
         """Metadata columns of the snapshot: name to "TEXT", "INTEGER" or "REAL"."""
