@@ -38,7 +38,7 @@ LossName = Literal["logistic", "softmax", "squared_hinge"]
 
 PAYS = 1 << 24  # values of a feature matrix from which a card is faster, its start and the way there included
 SMALL = 1 << 18  # values of a feature matrix up to which float64 costs nothing worth saving
-ALONE = 1 << 20  # values up to which one thread solves: 0.2 s for two, 0.2 s for one, where nothing else runs
+ALONE = 1 << 20  # values up to which one thread solves: 5 CPU-seconds, where two on busy processors took 63
 WIDE_RANGE = 1e4  # ratio of feature scales beyond which float32 products lose the small ones
 LARGEST_EIGEN = 4096  # features beyond which an eigendecomposition costs more than the iterations it saves
 SAMPLED = 16  # rows per feature in the sample for the Gram matrix and the first guess
