@@ -29,6 +29,8 @@ LAYERS = (
         "search_eval",
         "indexes",
         "graph",
+        "audit",
+        "label_errors",
     },
     {"demo"},
     {"vecstore_cli"},

@@ -16,6 +16,8 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vecstore.audit import Audit as Audit
+    from vecstore.audit import audit as audit
     from vecstore.curve import LearningCurve as LearningCurve
     from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Audit": "audit",
     "Dataset": "dataset",
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
@@ -70,6 +73,7 @@ _HOMES = {
     "Store": "store.store",
     "VecstoreError": "errors",
     "ZeroShot": "zeroshot",
+    "audit": "audit",
     "create": "store.store",
     "dataset": "dataset",
     "evaluate": "evaluate",
@@ -95,6 +99,7 @@ _HOMES = {
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
 __all__ = [
+    "Audit",
     "Dataset",
     "IndexInfo",
     "IngestResult",
@@ -108,6 +113,7 @@ __all__ = [
     "Store",
     "VecstoreError",
     "ZeroShot",
+    "audit",
     "create",
     "dataset",
     "evaluate",

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "learn",
     "evaluate": "learn",
     "predict": "learn",
+    "audit": "check",
     "zero-shot": "ask",
     "learning-curve": "ask",
     "search": "find",

@@ -162,6 +162,7 @@ def import_table(
         "uncertain_policy": uncertain_policy,
         "delimiter": delimiter,
         "on_conflict": on_conflict,
+        "conflicts": rows.conflicts,
         "source": source,
         "add": add,
     }
