@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from vecstore.ingest import IngestResult as IngestResult
     from vecstore.ingest import ingest as ingest
     from vecstore.label import label as label
+    from vecstore.label_errors import LabelErrors as LabelErrors
+    from vecstore.label_errors import label_errors as label_errors
     from vecstore.labelling import LabelResult as LabelResult
     from vecstore.predict import Prediction as Prediction
     from vecstore.predict import predict as predict
@@ -63,6 +65,7 @@ _HOMES = {
     "Dataset": "dataset",
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
+    "LabelErrors": "label_errors",
     "LabelResult": "labelling",
     "LearningCurve": "curve",
     "NeighborGraph": "graph",
@@ -85,6 +88,7 @@ _HOMES = {
     "info": "info",
     "ingest": "ingest",
     "label": "label",
+    "label_errors": "label_errors",
     "learning_curve": "curve",
     "neighbors": "graph",
     "open": "store.store",
@@ -103,6 +107,7 @@ __all__ = [
     "Dataset",
     "IndexInfo",
     "IngestResult",
+    "LabelErrors",
     "LabelResult",
     "LearningCurve",
     "NeighborGraph",
@@ -125,6 +130,7 @@ __all__ = [
     "info",
     "ingest",
     "label",
+    "label_errors",
     "learning_curve",
     "neighbors",
     "open",

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "learn",
     "predict": "learn",
     "audit": "check",
+    "label-errors": "check",
     "zero-shot": "ask",
     "learning-curve": "ask",
     "search": "find",

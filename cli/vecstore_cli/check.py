@@ -18,6 +18,7 @@ from vecstore_cli._shared import (
 
 if TYPE_CHECKING:
     from vecstore.audit import Audit, Finding
+    from vecstore.label_errors import Suspect
 
 _group = click.option(
     "--group",
@@ -101,3 +102,64 @@ def _examples(finding: Finding) -> None:
             click.echo(f"    and {example.more} more")
     if finding.do:
         click.echo(f"  what to do: {finding.do}")
+
+
+@click.command("label-errors")
+@store_argument
+@click.argument("task")
+@click.option("--model", type=int, metavar="ID", help="A model by its id; the newest by default.")
+@click.option(
+    "--space",
+    multiple=True,
+    metavar="NAME",
+    help="Cross-validate a classifier on these vectors instead of taking a stored one's predictions; repeatable.",
+)
+@_group
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--top", type=int, default=50, show_default=True, metavar="N", help="How many suspects.")
+@click.option("--neighbours", type=int, default=4, show_default=True, help="Similar cases of either class of each.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the folds, where a classifier is fitted.")
+@click.option("--html", type=click.Path(), metavar="FILE", help="Write a page with pictures.")
+@json_option
+@command
+def label_errors(
+    store: str, task: str, space: tuple[str, ...], html: str | None, as_json: bool, **options: Any
+) -> None:
+    """Find labels of TASK that are probably wrong, by confident learning.
+
+    From predictions of models that had not seen the pictures: those a stored model was scored with, or a new
+    classifier's, cross-validated by group. Each suspect comes with similar cases of either class. No picture is opened.
+
+    \b
+      vecstore label-errors chest.vecs pneumonia --top 20
+      vecstore label-errors chest.vecs pneumonia --html suspects.html
+    """
+    from vecstore.files import output_file
+    from vecstore.label_errors import label_errors as run
+    from vecstore.store import Store
+
+    if html:
+        output_file(html)  # refused before any work
+    with Store(store) as opened:
+        found = run(opened, task, space=list(space) or None, **options)
+        if html:
+            from vecstore.pages import write_suspects_page
+
+            write_suspects_page(opened, found, html)
+    if as_json:
+        echo_json(found.to_dict())
+        return
+    echo_table([_row(suspect, bool(found.level)) for suspect in found.suspects])
+    shown = f", the first {len(found.suspects)} are shown" if len(found.suspects) < found.found else ""
+    click.echo(f"{found.task}: {found.found} of {found.n} labels are suspect{shown}; predictions: {found.predictions}")
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _row(suspect: Suspect, level: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"rank": suspect.rank, "item_id": suspect.item_id, "locator": suspect.locator}
+    row |= {"pictures": suspect.pictures} if level else {}
+    row |= {"label": suspect.label} if suspect.label else {}
+    row |= {"given": suspect.given, "p": suspect.probability_given}
+    row |= {"suggested": suspect.suggested, "p ": suspect.probability_suggested, "part": suspect.part}
+    return row | {"nearest suggested": " ".join(str(hit.item_id) for hit in suspect.nearest_suggested)}

@@ -38,8 +38,8 @@ class Confidence:
         Probability of the given class (self-confidence), 0 to 1: low where the label is doubtful.
     margin : ndarray of shape (n,), float64
         That, minus the highest probability of another class, brought to 0 to 1: low where the label is doubtful.
-    other : ndarray of shape (n,), int64
-        The most probable other class.
+    suggested : ndarray of shape (n,), float64
+        Probability of the guess; that of the most probable other class where there is none or it is the given one.
     """
 
     labels: IntArray
@@ -49,7 +49,7 @@ class Confidence:
     thresholds: DoubleArray
     own: DoubleArray
     margin: DoubleArray
-    other: IntArray
+    suggested: DoubleArray
 
     def ranking(self) -> IntArray:
         """Rows from the most to the least doubtful: suspects first, by margin; ndarray of shape (n,), int64."""
@@ -111,7 +111,7 @@ def confident(y: npt.ArrayLike, probabilities: npt.ArrayLike) -> Confidence:
         thresholds,
         own,
         (own - rest[rows, other] + 1) / 2,
-        other.astype(np.int64),
+        np.where((guess >= 0) & (guess != labels), p[rows, guess], rest[rows, other]),
     )
 
 
