@@ -139,21 +139,24 @@ def test_two_covid_patients_have_one_picture(shared_store: Shared, shared: Path)
 
 def test_mini_mias_has_both_sides_of_a_patient(shared_store: Shared, shared: Path) -> None:
     store = shared_store("mammo_mias/images.zip")
-    table, known = shared / "mammo_mias" / "labels.csv", {"key": "file", "value": "abnormality"}
-    with pytest.raises(LabelConflict):
-        label(store, table, task="finding", **known)  # type: ignore[arg-type]
+    table = shared / "mammo_mias" / "labels.csv"
+    with pytest.raises(LabelConflict, match=r"mdb144.png \(B / M\)"):
+        label(store, table, task="severity", key="file", value="severity")
     refused = audit(store, near_duplicates=False)  # nothing was imported, and the pictures can still be looked at
     assert refused.tasks == [] and _one(refused, "group_column").severity == "warning"
-    made = label(store, table, task="finding", on_conflict="first", columns=["patient"], positive="NORM", **known)  # type: ignore[arg-type]
-    found = audit(store, near_duplicates=False)
+    label(store, table, task="severity", key="file", value="severity", on_conflict="first")
+    columns = ["patient", "side"]
+    label(store, table, task="finding", key="file", value="abnormality", positive="NORM", columns=columns)
+    rows = _one(audit(store, "severity", near_duplicates=False), "rows_in_conflict")
+    assert (rows.severity, rows.counts) == ("warning", {"items": 1})
+    assert rows.told == "1 item had rows that disagree; the first row counts (--on-conflict first)"
+    found = audit(store, "finding", near_duplicates=False)
+    assert _one(found, "rows_in_conflict").severity == "fine"
     sides = _one(found, "units_across_parts")
     assert (sides.severity, sides.about) == ("fine", "patient")
     assert sides.counts == {"groups": 161, "with_several_items": 161, "with_several_labels": 101}
     assert all(sorted(member.label for member in e.members) == ["NORM", "not NORM"] for e in sides.examples)
-    rows = _one(found, "rows_in_conflict")
-    assert made.conflicts > 0
-    assert (rows.severity, rows.counts) == ("warning", {"items": made.conflicts})
-    assert "the first row counts (--on-conflict first)" in rows.told
+    assert _one(found, "label_from_metadata").about == "side"
 
 
 def test_what_the_patient_is_tells_the_skin_lesion(shared_store: Shared, shared: Path) -> None:
@@ -162,7 +165,7 @@ def test_what_the_patient_is_tells_the_skin_lesion(shared_store: Shared, shared:
     columns = ["lesion_id", "age", "sex", "localization"]
     label(store, table, task="dx", key="file", value="dx", columns=columns)
     floor = _one(audit(store, near_duplicates=False), "label_from_metadata")
-    assert (floor.severity, floor.about) == ("warning", "age, sex, localization")
+    assert (floor.severity, floor.about) == ("warning", "age, localization, sex")
     assert floor.counts["auc"] == pytest.approx(0.72, abs=0.04)
     assert floor.counts["auc_low"] is not None and floor.counts["auc_low"] > 0.6
     ages, places = floor.counts["auc of age"], floor.counts["auc of localization"]
@@ -180,7 +183,7 @@ def copied(tmp_path: Path, shared: Path) -> Store:
     folder.mkdir()
     rows = []
     with zipfile.ZipFile(shared / "us_busi" / "images.zip") as packed:
-        names = sorted(name for name in packed.namelist() if name.startswith("malignant/"))[:40]
+        names = sorted(name for name in packed.namelist() if name.startswith("benign/b"))[:400:10]
         for number, name in enumerate(names):
             (folder / f"{number:02d}.jpg").write_bytes(packed.read(name))
             rows.append((f"{number:02d}.jpg", "ab"[number % 2], "train", f"p{number}"))
@@ -200,9 +203,7 @@ def copied(tmp_path: Path, shared: Path) -> Store:
 def test_copies_that_were_compressed_and_resized_are_found(copied: Store) -> None:
     found = audit(copied, "t", examples=20)
     across = _one(found, "near_across_parts")
-    assert _locators(across) == [] or sorted(map(sorted, _locators(across))) == [
-        [f"{n:02d}.jpg", f"again{n}.jpg"] for n in range(8)
-    ]
+    assert sorted(map(sorted, _locators(across))) == [[f"{n:02d}.jpg", f"again{n}.jpg"] for n in range(8)]
     assert (across.severity, across.counts["across_test"], across.counts["pairs"]) == ("problem", 8, 8)
     assert all("hash differs in" in example.what and "cosine 0.9" in example.what for example in across.examples)
     labels = _one(found, "near_with_other_labels")
@@ -267,7 +268,7 @@ def test_a_size_per_class_is_a_problem(tmp_path: Path) -> None:
     found = audit(store, "t")
     size = _one(found, "label_from_image_size")
     assert (size.severity, size.counts["auc"], size.about) == ("problem", 1.0, "image size")
-    with pytest.raises(ProblemsFound, match=r"found 1 problems \(labels told from image size: AUC 1.00"):
+    with pytest.raises(ProblemsFound, match=r"found 1 problem \(labels told from image size: AUC 1.00"):
         audit(store, "t", strict=True)
 
 

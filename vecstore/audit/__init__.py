@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vecstore.audit import leaks, shortcuts, twins
-from vecstore.audit.findings import SEVERITIES, Example, Finding, Labelled, Member, Severity, Shown
+from vecstore.audit.findings import SEVERITIES, Example, Finding, Labelled, Member, Severity, Shown, counted
 from vecstore.dataset import Dataset, Groups, dataset, group_codes, group_column
 from vecstore.dataset.groups import numbered
 from vecstore.dataset.levels import PARTS
@@ -75,7 +75,7 @@ class Audit:
         if self.problems:
             told = "; ".join(f"{finding.title}: {finding.told}" for finding in self.problems)
             raise ProblemsFound(
-                f"the audit of {self.store} found {len(self.problems)} problems ({told})",
+                f"the audit of {self.store} found {counted(len(self.problems), 'problem')} ({told})",
                 expected="none, under --strict",
                 do="see what to do: vecstore audit STORE",
                 findings=self.problems,

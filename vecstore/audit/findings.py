@@ -235,6 +235,15 @@ class Shown:
         return sorted(first + rest[: MOST_MEMBERS - len(first)])
 
 
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A number and its noun.
+
+    >>> counted(1, "picture"), counted(12, "study", "studies")
+    ('1 picture', '12 studies')
+    """
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
 def bundles(codes: IntArray, places: IntArray, chosen: IntArray) -> list[list[int]]:
     """Places of each of the chosen codes.
 

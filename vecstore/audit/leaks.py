@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vecstore.audit.findings import Finding, Labelled, Severity, Shown, bundles
+from vecstore.audit.findings import Finding, Labelled, Severity, Shown, bundles, counted
 from vecstore.dataset import Groups
 from vecstore.dataset.groups import numbered
 from vecstore.dataset.levels import LEVEL_COLUMNS, PARTS, level_column, value_text
@@ -83,7 +83,7 @@ def units_across_parts(store: Store, labelled: Labelled, shown: Shown, group: st
             "units_across_parts",
             _severity(test, val),
             title,
-            f"{counts['across_test']} of {counts['groups']} {what} are in the test part and in another one,"
+            f"of {counts['groups']} {what} {counts['across_test']} are in the test part and in another one,"
             f" {counts['across_train_and_val']} in train and val",
             task,
             column,
@@ -147,8 +147,8 @@ def identical_across_parts(labelled: Labelled, shown: Shown) -> Finding:
         "identical_across_parts",
         _severity(test, val),
         title,
-        f"{counts['across_test']} pictures are in the test part and in another one, {counts['across_train_and_val']} in"
-        f" train and val ({counts['items']} items)",
+        f"in the test part and in another one: {counted(int(test.sum()), 'picture')},"
+        f" in train and val: {int(val.sum())} ({counts['items']} items)",
         task,
         counts=counts,
         examples=shown.examples(("identical", places) for places in bundles(codes, labelled.places, chosen)),
@@ -165,7 +165,7 @@ def identical_with_other_labels(labelled: Labelled, shown: Shown) -> Finding:
         "identical_with_other_labels",
         "problem" if len(differing) else "fine",
         "identical pictures, different labels",
-        f"{len(differing)} pictures have items with different labels ({here} items)",
+        f"{counted(len(differing), 'picture')} with different labels ({here} items)",
         labelled.task.name,
         counts={"pictures": len(differing), "items": here},
         examples=shown.examples(
@@ -198,7 +198,7 @@ def identical_across_groups(items: Items, groups: Groups, values: IntArray, show
         "identical_across_groups",
         "warning" if len(chosen) else "fine",
         title,
-        f"{len(chosen)} pictures belong to several groups ({here} items)",
+        f"{counted(len(chosen), 'picture')} of several groups ({here} items)",
         about=groups.column,
         counts={"pictures": len(chosen), "items": here},
         examples=shown.examples(
@@ -220,7 +220,7 @@ def group_column(groups: Groups, known: list[str], values: IntArray) -> Finding:
     values : ndarray of shape (n,), int64
         As of `identical_across_groups`.
     """
-    title, n = "groups are known", len(values)
+    title, n = "group column", len(values)
     if groups.column is None:
         told = "no column says which pictures are of one patient: each stands for itself"
         do = "if some are of one patient, scores are too good: import the column, or name it: --group COLUMN"
@@ -232,7 +232,7 @@ def group_column(groups: Groups, known: list[str], values: IntArray) -> Finding:
     missing = int(groups.missing.sum())
     told = f"{groups.column}: {count} groups of {n} items"
     if missing:
-        told += f"; {missing} items have no value and are groups of their own"
+        told += f"; {counted(missing, 'item')} without a value"
     return Finding(
         "group_column",
         "warning" if missing else "fine",
@@ -240,7 +240,9 @@ def group_column(groups: Groups, known: list[str], values: IntArray) -> Finding:
         told,
         about=groups.column,
         counts={"groups": count, "items": n, "without_group": missing},
-        do="complete the column: pictures of one patient could be on both sides of a fold" if missing else "",
+        do="complete the column: without it each picture is a group of its own, on any side of a fold"
+        if missing
+        else "",
     )
 
 
@@ -248,16 +250,16 @@ def rows_in_conflict(labelled: Labelled) -> Finding:
     """Whether rows of the label table disagreed, and what was done about it."""
     told = labelled.task.provenance
     rule, n = told.get("on_conflict"), told.get("conflicts")
-    title, name = "rows of the label table agree", labelled.task.name
+    title, name = "conflicting rows of the label table", labelled.task.name
     if rule in (None, "error") or n == 0:
         return Finding("rows_in_conflict", "fine", title, "no item has rows that disagree", name, counts={"items": 0})
-    count = "an unknown number of" if n is None else str(n)
+    count = "an unknown number of items" if n is None else counted(int(n), "item")
     done = {"first": "the first row counts", "any": "the positive class counts", "drop": "they have no label"}
     return Finding(
         "rows_in_conflict",
         "warning",
         title,
-        f"{count} items had rows that disagree; {done.get(str(rule), str(rule))} (--on-conflict {rule})",
+        f"{count} had rows that disagree; {done.get(str(rule), str(rule))} (--on-conflict {rule})",
         name,
         about=str(told.get("table", "")),
         counts={"items": None if n is None else int(n)},

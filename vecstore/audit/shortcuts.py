@@ -1,6 +1,6 @@
 """Can labels be told without looking at the pictures: from metadata, from image size, or from where they come from?
 
-A small forest is cross-validated by group on what is known beside the pixels. Where that works, a classifier of
+Bagged trees are cross-validated by group on what is known beside the pixels. Where that works, a classifier of
 pictures may owe its score to the same thing: a scanner's noise, a hospital's marker, a folder per class.
 """
 
@@ -17,7 +17,7 @@ from vecstore.dataset import Dataset
 from vecstore.dataset.groups import numbered
 from vecstore.dataset.known import size_features, value_features
 from vecstore.errors import DataError
-from vecstore.probes import make
+from vecstore.probes.floor import out_of_fold
 from vecstore.probes.metrics import evaluate
 from vecstore.records import DoubleArray, Value
 from vecstore.store import Items, Store
@@ -39,8 +39,6 @@ ORIGIN = re.compile(
 )
 """Columns that say where a picture was made."""
 
-_FOREST = {"trees": 60, "splits": (20,), "max_samples": 5000}
-
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
@@ -60,7 +58,7 @@ class Predicted:
 
 
 def predicted(features: DoubleArray, data: Dataset, seed: int = 0) -> Predicted:
-    """Cross-validate a forest of features by group.
+    """Cross-validate bagged trees of features by group.
 
     Parameters
     ----------
@@ -73,9 +71,8 @@ def predicted(features: DoubleArray, data: Dataset, seed: int = 0) -> Predicted:
         The classes can't be dealt into folds.
     """
     names = [str(name) for name in range(len(data.classes))]
-    forest = make("forest", seed=seed, **_FOREST)
-    forest.fit(features.astype(np.float32), data.y, groups=data.groups)
-    scores = evaluate(data.y, forest.oof_, names, data.task.kind, data.groups, n_boot=500, seed=seed)
+    chances = out_of_fold(features, data.y, data.groups, data.classes, seed)
+    scores = evaluate(data.y, chances, names, data.task.kind, data.groups, n_boot=500, seed=seed)
     low, high = scores.auc_interval or (0.0, 1.0)
     return Predicted(scores.auc, low, high)
 

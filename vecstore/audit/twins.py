@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecstore.audit.findings import Example, Finding, Labelled, Severity, Shown
+from vecstore.audit.findings import Example, Finding, Labelled, Severity, Shown, counted
 from vecstore.dataset.levels import PARTS
 from vecstore.decode.likeness import BITS, picture_hash
 from vecstore.neighbours import Searcher, searcher
@@ -187,8 +187,8 @@ def near_across_parts(twins: Twins, labelled: Labelled, contents: IntArray, show
         "near_across_parts",
         severity,
         title,
-        f"{counts['across_test']} pairs have one picture in the test part and one in another,"
-        f" {counts['across_train_and_val']} one in train and one in val{_looked(twins)}",
+        f"one picture in the test part, one in another: {counted(int(across.sum()), 'pair')}, in train and val:"
+        f" {int(inner.sum())}{_looked(twins)}",
         task,
         space,
         counts,
@@ -212,7 +212,7 @@ def near_with_other_labels(twins: Twins, labelled: Labelled, contents: IntArray,
         "near_with_other_labels",
         "warning" if differ.any() else "fine",
         "near-duplicates, different labels",
-        f"{int(differ.sum())} pairs have different labels{_looked(twins)}",
+        f"{counted(int(differ.sum()), 'pair')} with different labels{_looked(twins)}",
         labelled.task.name,
         space,
         counts,
@@ -230,12 +230,12 @@ def near_across_groups(twins: Twins, codes: IntArray, column: str | None, shown:
         Group numbers of all items.
     """
     apart = codes[twins.first] != codes[twins.second]
-    what = "are of different groups" if column else "are kept together by nothing, as no groups are known"
+    what = "of different groups" if column else "that no group keeps together, as none are known"
     return Finding(
         "near_across_groups",
         "warning" if apart.any() else "fine",
         "near-duplicates in different groups",
-        f"{int(apart.sum())} pairs {what}{_looked(twins)}",
+        f"{counted(int(apart.sum()), 'pair')} {what}{_looked(twins)}",
         about=space,
         counts=_counts(twins) | {"pairs_across_groups": int(apart.sum())},
         examples=_examples(twins, np.flatnonzero(apart), shown),
