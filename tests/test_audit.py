@@ -166,7 +166,7 @@ def test_what_the_patient_is_tells_the_skin_lesion(shared_store: Shared, shared:
     label(store, table, task="dx", key="file", value="dx", columns=columns)
     floor = _one(audit(store, near_duplicates=False), "label_from_metadata")
     assert (floor.severity, floor.about) == ("warning", "age, localization, sex")
-    assert floor.counts["auc"] == pytest.approx(0.72, abs=0.04)
+    assert floor.counts["auc"] == pytest.approx(0.68, abs=0.04)
     assert floor.counts["auc_low"] is not None and floor.counts["auc_low"] > 0.6
     ages, places = floor.counts["auc of age"], floor.counts["auc of localization"]
     assert ages is not None and places is not None
@@ -204,7 +204,7 @@ def test_copies_that_were_compressed_and_resized_are_found(copied: Store) -> Non
     found = audit(copied, "t", examples=20)
     across = _one(found, "near_across_parts")
     assert sorted(map(sorted, _locators(across))) == [[f"{n:02d}.jpg", f"again{n}.jpg"] for n in range(8)]
-    assert (across.severity, across.counts["across_test"], across.counts["pairs"]) == ("problem", 8, 8)
+    assert (across.severity, across.counts["across_test"], across.counts["pairs"]) == ("problem", 8, 8), across.counts
     assert all("hash differs in" in example.what and "cosine 0.9" in example.what for example in across.examples)
     labels = _one(found, "near_with_other_labels")
     assert (labels.severity, labels.counts["pairs_with_other_labels"]) == ("warning", 1)

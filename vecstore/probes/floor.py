@@ -20,7 +20,7 @@ TREES, FOLDS = 8, 5
 ROWS = 5000
 """Of more rows a tree is grown from so many, drawn by chance with replacement, as always."""
 
-LEAF, SHARE = 5, 50
+LEAF, SHARE = 5, 30
 """Least rows of a leaf, and which share of a tree's rows that is at least."""
 
 
