@@ -221,8 +221,8 @@ def test_without_thumbnails_the_cosine_stands_alone_and_that_is_said(copied: Sto
     found = audit(copied.path, "t", cosine=0.9999)
     across = _one(found, "near_across_parts")
     assert across.severity == "warning"  # nothing confirms it
-    assert across.counts["without_thumbnails"] == across.counts["proposed_by_cosine"] != 0
-    assert "lack thumbnails: by cosine alone" in across.told
+    assert across.counts["without_thumbnails"] == across.counts["proposed_by_cosine"] == across.counts["pairs"] != 0
+    assert "by cosine alone, as thumbnails are absent" in across.told
     assert "no thumbnails to compare" in across.examples[0].what
 
 

@@ -224,8 +224,7 @@ class _Predicted:
     @property
     def known(self) -> BoolArray:
         """Rows with a prediction."""
-        held: BoolArray = np.isfinite(self.probabilities).all(axis=1)
-        return held
+        return np.asarray(np.isfinite(self.probabilities).all(axis=1), np.bool_)
 
 
 def _stored(store: Store, task: str, model: int | None) -> _Predicted | None:
@@ -473,7 +472,8 @@ class _Near:
     def _kin(self, row: int) -> IntArray:
         """Items of the same group."""
         place = int(np.searchsorted(self.items.ids, self.data.items[row]))
-        return self.items.ids[self.groups.codes == self.groups.codes[place]]
+        kin: IntArray = self.items.ids[self.groups.codes == self.groups.codes[place]]
+        return kin
 
     def _hit(self, rank: int, hit: Neighbour, labels: dict[str, str]) -> Hit:
         place = int(np.searchsorted(self.items.ids, hit.item))

@@ -102,7 +102,7 @@ def test_no_suspect_is_said_in_words(parse: Check) -> None:
 
 def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_contained: Check, jpeg: bytes) -> None:
     hit = _hit(11, locator=NASTY, source=NASTY)
-    names = dict.fromkeys(("source", "locator", "given", "suggested", "group", "label"), NASTY)
+    names: dict[str, Any] = dict.fromkeys(("source", "locator", "given", "suggested", "group", "label"), NASTY)
     suspect = _suspect(**names, nearest_suggested=[hit], nearest_given=[])
     pair = {"label": NASTY, "given": NASTY, "suggested": NASTY, "count": 1}
     html = suspects_page(_record([suspect], task=NASTY, notes=[NASTY], pairs=[pair]), {10: jpeg, 11: b"<svg>"})

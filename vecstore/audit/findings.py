@@ -214,7 +214,7 @@ class Shown:
 
     def examples(self, bundles: Iterable[tuple[str, Sequence[int]]]) -> list[Example]:
         """The first few of (what, places); of each the first few items, of every part at least one."""
-        found = []
+        found: list[Example] = []
         for what, places in bundles:
             if len(found) == self.most:
                 break

@@ -77,7 +77,7 @@ def predicted(features: DoubleArray, data: Dataset, seed: int = 0) -> Predicted:
     return Predicted(scores.auc, low, high)
 
 
-def shortcuts(store: Store, data: Dataset | None, why: str, task: str, ours: Sequence[str]) -> Iterator[Finding]:
+def shortcuts(store: Store, data: Dataset | None, why: str, task: str, ours: frozenset[str]) -> Iterator[Finding]:
     """Findings of the three checks.
 
     Parameters
@@ -87,7 +87,7 @@ def shortcuts(store: Store, data: Dataset | None, why: str, task: str, ours: Seq
     why : str
         Why there is none.
     task : str
-    ours : sequence of str
+    ours : frozenset of str
         Columns that are the group, the label or a part, casefolded.
     """
     if data is None:
@@ -206,7 +206,7 @@ def _same(folders: Sequence[Value], data: Dataset) -> bool:
     """Whether no folder holds more than one group, or nearly so."""
     numbers = numbered(folders)
     pairs = np.unique(np.stack([numbers, data.groups]), axis=1).shape[1]
-    return pairs <= 1.2 * len(np.unique(numbers))
+    return bool(pairs <= 1.2 * len(np.unique(numbers)))
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,15 @@ COSINE = 0.98
 """From which on two vectors propose a near-duplicate."""
 
 DIFFERENT_BITS = 40
-"""Of 256 bits of the picture hash, up to which they confirm it."""
+"""Of 256 bits of the picture hash, up to which they confirm it.
+
+Measured with the bundled encoder, 8 nearest neighbours each: of 780 ultrasounds (BUSI) 197 pairs are within it, of
+cosine 0.98 and more, and those looked at show the same; of 1,003 chest radiographs (Kermany) none is, and the nearest
+pair of different patients differs in 45 bits.
+"""
+
+ALONE = 0.996
+"""Cosine that is asked for where there is no thumbnail to confirm: beyond that of different radiographs."""
 
 NEIGHBOURS = 8
 """Nearest pictures of each that are looked at."""
@@ -45,7 +53,7 @@ class Twins:
     asked, contents : int
         Pictures whose neighbours were looked at, and all there are.
     proposed, unconfirmed : int
-        Pairs the vectors proposed, and those among them without two thumbnails.
+        Pairs the vectors proposed, and those that were taken without two thumbnails to confirm them.
     notes : list of str
     """
 
@@ -109,7 +117,7 @@ def find_twins(
     keys = np.array(sorted(pairs, key=lambda pair: (-pairs[pair], pair)), np.int64).reshape(-1, 2)
     scores = np.array([pairs[a, b] for a, b in keys.tolist()], np.float32)
     bits = _bits(store, engine, keys)
-    kept = (bits <= different_bits) if len(bits) else np.zeros(0, np.bool_)
+    kept = np.where(bits < 0, scores >= max(cosine, ALONE), bits <= different_bits)
     return Twins(
         keys[kept, 0],
         keys[kept, 1],
@@ -118,7 +126,7 @@ def find_twins(
         len(asked),
         len(contents),
         len(keys),
-        int((bits < 0).sum()),
+        int((kept & (bits < 0)).sum()),
         list(engine.notes),
     )
 
@@ -271,7 +279,7 @@ def _looked(twins: Twins) -> str:
     if twins.asked < twins.contents:
         told.append(f"neighbours of {twins.asked} of {twins.contents} pictures were looked at")
     if twins.unconfirmed:
-        told.append(f"{twins.unconfirmed} proposed pairs lack thumbnails: by cosine alone")
+        told.append(f"{twins.unconfirmed} by cosine alone, as thumbnails are absent")
     return f" ({'; '.join([*told, *twins.notes])})" if told or twins.notes else ""
 
 

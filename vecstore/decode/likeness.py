@@ -37,6 +37,7 @@ def picture_hash(encoded: bytes) -> BoolArray:
         Not a picture.
     """
     with Image.open(io.BytesIO(encoded)) as image:
+        image.draft("L", (SIDE, SIDE))  # a JPEG is decoded no larger than needed
         small = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
     low = dctn(small, norm="ortho")[:KEPT, :KEPT].ravel()
     low[0] = 0  # the mean says how bright it is, not what it shows
