@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -178,12 +179,12 @@ def test_what_the_patient_is_tells_the_skin_lesion(shared_store: Shared, shared:
 
 @pytest.fixture
 def copied(tmp_path: Path, shared: Path) -> Store:
-    """Forty ultrasounds, the first eight of them again, compressed anew and smaller, as the test part."""
+    """Twenty-four chest radiographs, the first eight of them again, compressed anew and smaller, as the test part."""
     folder = tmp_path / "copied"
     folder.mkdir()
     rows = []
-    with zipfile.ZipFile(shared / "us_busi" / "images.zip") as packed:
-        names = sorted(name for name in packed.namelist() if name.startswith("benign/b"))[:400:10]
+    with zipfile.ZipFile(shared / "cxr_kermany" / "images.zip") as packed:
+        names = sorted(name for name in packed.namelist() if name.startswith("train/NORMAL/"))[:120:5]
         for number, name in enumerate(names):
             (folder / f"{number:02d}.jpg").write_bytes(packed.read(name))
             rows.append((f"{number:02d}.jpg", "ab"[number % 2], "train", f"p{number}"))
@@ -204,8 +205,8 @@ def test_copies_that_were_compressed_and_resized_are_found(copied: Store) -> Non
     found = audit(copied, "t", examples=20)
     across = _one(found, "near_across_parts")
     assert sorted(map(sorted, _locators(across))) == [[f"{n:02d}.jpg", f"again{n}.jpg"] for n in range(8)]
-    assert (across.severity, across.counts["across_test"], across.counts["pairs"]) == ("problem", 8, 8), across.counts
-    assert all("hash differs in" in example.what and "cosine 0.9" in example.what for example in across.examples)
+    assert (across.severity, across.counts["across_test"], across.counts["pairs"]) == ("problem", 8, 8)
+    assert all(re.match(r"cosine (0.9|1.0)\d+, hash differs in \d+ of 256 bits$", e.what) for e in across.examples)
     labels = _one(found, "near_with_other_labels")
     assert (labels.severity, labels.counts["pairs_with_other_labels"]) == ("warning", 1)
     assert _locators(labels) == [{"03.jpg", "again3.jpg"}]
@@ -229,8 +230,8 @@ def test_without_thumbnails_the_cosine_stands_alone_and_that_is_said(copied: Sto
 def test_of_many_pictures_those_of_the_test_part_are_asked_first(copied: Store) -> None:
     found = audit(copied, "t", max_queries=8, progress=None)
     across = _one(found, "near_across_parts")
-    assert (across.counts["pictures_asked"], across.counts["pictures"], across.counts["across_test"]) == (8, 48, 8)
-    assert "neighbours of 8 of 48 pictures were looked at" in across.told
+    assert (across.counts["pictures_asked"], across.counts["pictures"], across.counts["across_test"]) == (8, 32, 8)
+    assert "neighbours of 8 of 32 pictures were looked at" in across.told
 
 
 def _filled(tmp_path: Path, name: Callable[[int, int], str], side: Callable[[int], int]) -> Store:
