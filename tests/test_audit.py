@@ -206,6 +206,8 @@ def test_copies_that_were_compressed_and_resized_are_found(copied: Store) -> Non
     across = _one(found, "near_across_parts")
     assert sorted(map(sorted, _locators(across))) == [[f"{n:02d}.jpg", f"again{n}.jpg"] for n in range(8)]
     assert (across.severity, across.counts["across_test"], across.counts["pairs"]) == ("problem", 8, 8)
+    assert (across.counts["test_pictures"], across.counts["test_pictures_in_all"]) == (8, 8)
+    assert across.told.startswith("8 of 8 test pictures have one in another part (8 pairs), in train and val: 0")
     assert all(re.match(r"cosine (0.9|1.0)\d+, hash differs in \d+ of 256 bits$", e.what) for e in across.examples)
     labels = _one(found, "near_with_other_labels")
     assert (labels.severity, labels.counts["pairs_with_other_labels"]) == ("warning", 1)

@@ -181,22 +181,23 @@ def near_across_parts(twins: Twins, labelled: Labelled, contents: IntArray, show
     numbers = {content: code for code, content in enumerate(np.unique(contents[labelled.places]).tolist())}
     sides = np.array([bits[numbers[content]] if content in numbers else 0 for content in contents.tolist()])
     first, second = sides[twins.first], sides[twins.second]
-    test, train = 1 << PARTS.index("test"), 1 << PARTS.index("train")
-    val = 1 << PARTS.index("val")
-    across = ((first & test) > 0) & ((second & (train | val)) > 0) | ((second & test) > 0) & (
-        (first & (train | val)) > 0
-    )
-    inner = ((first & train) > 0) & ((second & val) > 0) | ((second & train) > 0) & ((first & val) > 0)
+    train, val, test = (1 << PARTS.index(part) for part in PARTS[1:])
+    ahead = (first & test > 0) & (second & (train | val) > 0)
+    behind = (second & test > 0) & (first & (train | val) > 0)
+    across = ahead | behind
+    inner = (first & train > 0) & (second & val > 0) | (second & train > 0) & (first & val > 0)
     inner &= ~across
+    exposed = len(np.unique(np.concatenate([contents[twins.first[ahead]], contents[twins.second[behind]]])))
     chosen = np.flatnonzero(across if across.any() else inner)
     severity: Severity = "problem" if _sure(twins, across) else "warning" if (across | inner).any() else "fine"
     counts = _counts(twins) | {"across_test": int(across.sum()), "across_train_and_val": int(inner.sum())}
+    counts |= {"test_pictures": exposed, "test_pictures_in_all": int((bits & test > 0).sum())}
     return Finding(
         "near_across_parts",
         severity,
         title,
-        f"one picture in the test part, one in another: {counted(int(across.sum()), 'pair')}, in train and val:"
-        f" {int(inner.sum())}{_looked(twins)}",
+        f"{exposed} of {counts['test_pictures_in_all']} test pictures have one in another part"
+        f" ({counted(int(across.sum()), 'pair')}), in train and val: {int(inner.sum())}{_looked(twins)}",
         task,
         space,
         counts,
