@@ -6,6 +6,8 @@ python benchmarks/tables.py            writes them into the README
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,27 @@ def shared_sets(result: dict[str, Any]) -> str:
             low, high = found["auc_interval"]
             cells.append(f"{found['auc']:.3f} ({low:.3f}–{high:.3f})")
         part = f"{probe['part']}, {probe['n']} of {row['pictures']}"
-        rows.append([name, part, probe["group_column"] or "none known", *cells])
-    header = ["set", "evaluated on", "groups", "logistic regression", "linear SVM", "kNN"]
+        rows.append([name, f"`{_task(row)}`", part, probe["group_column"] or "none known", *cells])
+    header = ["set", "task", "evaluated on", "groups", "logistic regression", "linear SVM", "kNN"]
     text = _table(header, rows, right=0)
-    return f"AUC with 95 % interval, encoder `{result['encoder']}`.\n\n{text}"
+    told = [f"- {name}: {note}" for name, row in result["sets"].items() for note in row["models"]["probe"]["notes"]]
+    notes = "\n".join(["What `train` says of the pictures it leaves out:", "", *told])
+    return f"AUC with 95 % interval, encoder `{result['encoder']}`.\n\n{text}\n\n{notes}"
+
+
+def _task(row: dict[str, Any]) -> str:
+    """The task that a row's last command trains for."""
+    words = shlex.split(row["commands"][-1])
+    return words[words.index("train") + 2]
+
+
+def _judged(name: str, value: float) -> str:
+    """A goal "at most 0.6 x …" or "at least 6 x …" beside what was measured."""
+    found = re.search(r"\b(at most|at least) ([\d.e-]+)", name)
+    assert found is not None, name
+    bound = float(found[2])
+    met = value <= bound if found[1] == "at most" else value >= bound
+    return f"{name}: {value}, {'met' if met else '**missed**'}"
 
 
 def bench_store(result: dict[str, Any]) -> str:
@@ -52,7 +71,7 @@ def bench_store(result: dict[str, Any]) -> str:
     for name, times in result["readers"].items():
         ratio = times["cpu_s"] / ours["cpu_s"]
         rows.append([name, f"{times['wall_s']:.2f} s", f"{times['cpu_s']:.2f} s", f"{ratio:.1f}×"])
-    goals = "; ".join(f"{name}: {value}" for name, value in result["goals"].items())
+    goals = "; ".join(_judged(name, value) for name, value in result["goals"].items())
     text = _table(["reader", "wall", "CPU", "CPU, of ours"], rows)
     return f"{result['what'].capitalize()} ({_where(result)}).\n\n{text}\n\nGoals: {goals}."
 
@@ -77,6 +96,14 @@ def bench_ingest(result: dict[str, Any]) -> str:
     text = (
         f"{result['pictures']} chest radiographs of 224 × 224 from files to vectors, on {result['device']}"
         f" ({_where(result)}).\n\n{_table(header, rows)}"
+    )
+    text += (
+        "\n\nThe ratio is the median over runs in pairs. Goal 2.5×: "
+        + "; ".join(
+            f"{NAMES[name]} {'met' if row['ratio'] >= 2.5 else '**missed**'}"
+            for name, row in result["encoders"].items()
+        )
+        + "."
     )
     memory = result["goals"].get("memory flat: MiB for a quarter and all of the pictures")
     if memory is None:

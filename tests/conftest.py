@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from PIL import Image
 
 from vecstore.records import UInt8Array
 from vecstore.store import Store
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 COLOURS = {"red": (170, 120, 120), "green": (120, 170, 120), "blue": (120, 120, 170)}
 PATIENTS_PER_COLOUR, PICTURES_PER_PATIENT = 7, 3
@@ -145,6 +148,22 @@ def shared_store(tmp_path: Path, _shared_stores: Callable[[str], Path]) -> Itera
     yield open_copy
     for store in opened:
         store.close()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser without a window; one for all tests of a process."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        reason = "no chromium on PATH: pages can't be looked at"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from tests.browser import Browser
+
+    made = Browser(found, tmp_path_factory.mktemp("browser") / "profile")
+    yield made
+    made.close()
 
 
 _listening: list[str] | None = None

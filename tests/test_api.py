@@ -35,6 +35,8 @@ VERBS = (
     "label_errors",
     "dataset",
     "open_encoder",
+    "clusters",
+    "embedding_map",
 )
 ARRAY = re.compile(r"\bndarray\b|\b(?:UInt8|Float|Double|Int|Bool)Array\b")
 

@@ -99,6 +99,31 @@ def test_an_index_is_built_measured_told_and_served(made: Store, kind: str) -> N
     assert search_many(made, np.arange(1, 41).tolist(), 10, where="age >= 10") == exact
 
 
+@pytest.mark.parametrize("kind", ["exact", "coded", "cells"])
+def test_an_index_built_beside_memory_is_the_same(made: Store, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    space = made.space()
+
+    def files() -> dict[str, bytes]:
+        folder = index_folder(made, space)
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "index.json"}
+
+    index_build(made, kind=kind)
+    before = files()
+    asked: list[tuple[int, int]] = []
+    room = np.memmap
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs["shape"])
+        return room(*args, **kwargs)
+
+    monkeypatch.setattr("vecstore.neighbours._IN_MEMORY", 0)
+    monkeypatch.setattr("numpy.memmap", counted)
+    index_build(made, kind=kind)
+    assert asked == [(N, DIM)] and files() == before
+    left = {path.name for path in (made.path / "indexes").iterdir()}
+    assert left == {str(space.id)}  # the file had no name, and is gone
+
+
 def test_new_vectors_are_found_at_once_and_added_by_an_update(made: Store) -> None:
     index_build(made, kind="coded", recall=0.97)
     new = _vectors(400, 5)

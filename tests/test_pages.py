@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ from vecstore.pages import write_similar_page, write_training_page
 from vecstore.search import search
 from vecstore.store import Store
 from vecstore.train import train
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 _PICTURE = re.compile(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
 
@@ -88,3 +92,44 @@ def test_a_page_without_a_folder_is_refused(colour_store: Store, tmp_path: Path)
     probe = train(colour_store, "colour", model="knn")
     with pytest.raises(UsageError, match="a folder has this name"):
         write_training_page(colour_store, probe, tmp_path)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_browser_shows_similar_cases_with_their_pictures(
+    browser: Browser, colour_store: Store, tmp_path: Path, width: int, dark: bool
+) -> None:
+    path = tmp_path / "similar.html"
+    result = search(colour_store, 5, 10, thumbnails=True)
+    write_similar_page(colour_store, result, path)
+    page = browser.open(path, width, dark=dark)
+    assert page.evaluate("[...document.images].map(i => i.naturalWidth)") == [12] * 11
+    assert page.faults() == [] and page.requests == [path.resolve().as_uri()]
+    # What the pointer is over says in full what the card may have cut.
+    page.evaluate("document.querySelector('.card h3').scrollIntoView()")
+    page.hover(*page.centre(".card h3 bdi"))
+    assert page.evaluate("document.querySelector('.card h3:hover').title") == result.hits[0].locator
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_finds_no_fault_with_the_page_of_a_training(
+    browser: Browser, colour_store: Store, tmp_path: Path, width: int
+) -> None:
+    write_training_page(colour_store, train(colour_store, "colour", model="knn"), tmp_path / "a.html")
+    page = browser.open(tmp_path / "a.html", width)
+    assert page.faults() == [] and len(page.requests) == 1
+    page.close()
+
+
+def test_a_browser_tells_of_every_fault(browser: Browser, tmp_path: Path) -> None:
+    html = """<!doctype html><title>t</title><meta http-equiv="Content-Security-Policy" content="img-src data:">
+    <body style="margin: 0"><div id="wide" style="width: 500px">x</div><img alt="broken" src="data:image/png;base64,AA">
+    <img alt="elsewhere" src="file:///elsewhere.png"><script>console.warn("careful"); throw Error("oops")</script>"""
+    (tmp_path / "bad.html").write_text(html, encoding="utf-8")
+    page = browser.open(tmp_path / "bad.html", 390)
+    told = "\n".join(page.faults())
+    for fault in ("scrolls sideways: 500", "sticks out: div #wide", "no picture: broken", "no picture: elsewhere"):
+        assert fault in told
+    for fault in ("console: careful", "Error: oops", "Content Security Policy directive"):
+        assert fault in told
+    page.close()

@@ -7,13 +7,17 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
+
+from vecstore_cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,6 +66,16 @@ def test_the_commands_run_in_their_order(place: Path) -> None:
     )
     assert "<img" in (place / "similar.html").read_text()
     assert "AUC" in (place / "pneumonia.html").read_text()
+
+
+def test_the_lines_that_need_a_hub_are_commands_with_their_options() -> None:
+    lines = _block("parse: more commands").splitlines()
+    assert len(lines) > 4
+    for line in lines:
+        _, verb, *arguments = shlex.split(line)
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None, line
+        command.make_context(verb, arguments)  # fails where an option or a choice is not there
 
 
 def test_the_python_lines_run(place: Path) -> None:

@@ -210,6 +210,18 @@ def test_the_newest_model_of_a_task_is_used_or_one_by_its_id(colour_store: Store
         evaluate(colour_store, "sex", model=99)
 
 
+def test_a_test_part_of_one_class_is_scored_and_scored_again(colour_store: Store, tmp_path: Path) -> None:
+    rows = [
+        {"file": name, "warm": "yes" if "red" in name else "no", "part": "test" if "p18" in name else "train"}
+        for name in colour_store.items().locators
+    ]
+    only = next(row["warm"] for row in rows if row["part"] == "test")
+    label(colour_store, pl.DataFrame(rows), task="t", key="file", value="warm", split_column="part")
+    probe = train(colour_store, "t")
+    assert probe.record.auc is None and probe.record.n == 3 and probe.record.counts[only] == 3
+    assert asdict(evaluate(colour_store, "t").record) == asdict(probe.record)
+
+
 # New pictures
 
 
@@ -232,6 +244,41 @@ def test_a_picture_of_the_store_is_predicted_as_its_item(
     good, bad = predict(colour_store, "colour", tmp_path / "new")
     assert good.predicted == "blue" and good.item.endswith("new/a.png")
     assert bad.item.endswith("new/b.png") and bad.reason and bad.probabilities == {} and bad.predicted == ""
+
+
+def test_a_copy_of_a_training_picture_was_trained_on(
+    colour_store: Store, colour_archive: Path, tmp_path: Path, paint: Paint
+) -> None:
+    probe = train(colour_store, "colour")
+    first = colour_store.items().locators[0]
+    (tmp_path / "more").mkdir()
+    shutil.copy(colour_archive / first, tmp_path / "more" / "copy.png")
+    paint(tmp_path / "more" / "other.png", "red", 4711)
+    ingest(colour_store, tmp_path / "more", encoder="fake:64")
+    rows = {row.item: row for row in predict(colour_store, probe)}
+    assert (rows[first].in_training, rows["copy.png"].in_training, rows["other.png"].in_training) == (True, True, False)
+    assert rows["copy.png"].probabilities == rows[first].probabilities
+
+
+def test_items_without_a_vector_are_rows_that_say_so(colour_store: Store, tmp_path: Path, paint: Paint) -> None:
+    probe = train(colour_store, "colour")
+    units = train(colour_store, "colour", level="patient")
+    paint(tmp_path / "more" / "new.png", "red", 4711)
+    ingest(colour_store, tmp_path / "more", encoder="fake:32")
+    rows = list(predict(colour_store, probe))
+    assert len(rows) == 64 and [row.item for row in rows if row.reason] == ["new.png"]
+    assert rows[-1].reason == "no vector in the space fake-64; ingest embeds what is missing"
+    assert (rows[-1].predicted, rows[-1].probabilities) == ("", {})
+    by_unit = list(predict(colour_store, units))
+    assert len(by_unit) == 22 and [(row.item, row.pictures) for row in by_unit if row.reason] == [("new.png", 1)]
+
+
+def test_what_would_have_no_effect_on_a_prediction_is_refused(colour_store: Store) -> None:
+    probe = train(colour_store, "colour", model="knn")
+    with pytest.raises(UsageError, match=r"--device without new pictures: .*; name them, or leave --device away"):
+        predict(colour_store, probe, device="cpu")
+    with pytest.raises(UsageError, match="model=1 beside a probe; expected a task's name with it"):
+        predict(colour_store, probe, model=1)
 
 
 def test_no_new_pictures_are_no_predictions(colour_store: Store) -> None:

@@ -183,6 +183,15 @@ def test_prompts_come_from_a_file(store: Store, options: dict[str, Any], tmp_pat
     np.testing.assert_array_equal(from_file.probabilities, given.probabilities)
 
 
+def test_a_prompt_of_a_table_keeps_every_character(store: Store, options: dict[str, Any], tmp_path: Path) -> None:
+    texts = {"red": "a red\u2028picture", "green": "two\nlines", "blue": 'the "sea", calm'}
+    rows = [f'{name},"{text.replace(chr(34), 2 * chr(34))}"' for name, text in texts.items()]
+    path = tmp_path / "prompts.csv"
+    path.write_text("\r\n".join(["class,prompt", *rows]), encoding="utf-8", newline="")
+    found = zero_shot(store, "colour", path, **options)
+    assert found.prompts == {name: [text] for name, text in sorted(texts.items())}
+
+
 def test_what_can_not_be_asked_is_said(store: Store, options: dict[str, Any], tmp_path: Path) -> None:
     def refused(kind: type[Exception], message: str, *arguments: Any, **more: Any) -> None:
         with pytest.raises(kind, match=message):
@@ -200,6 +209,8 @@ def test_what_can_not_be_asked_is_said(store: Store, options: dict[str, Any], tm
     refused(UsageError, "the prompts are no mapping", tmp_path / "list.json")
     (tmp_path / "bad.csv").write_text("name,text\na,b\n")
     refused(UsageError, "has the columns name, text; expected the columns class and prompt", tmp_path / "bad.csv")
+    (tmp_path / "comma.csv").write_text("class,prompt\nred,a red one\nblue,the sea, calm\n")
+    refused(UsageError, r'comma.csv, line 3: more cells than columns; .*: blue,"the sea, calm"', tmp_path / "comma.csv")
     refused(EncoderError, "of the space fake-64 has no text tower", PROMPTS, space="fake-64", encoder="fake:64")
     refused(SpaceMismatch, r"has the fingerprint .* the space", PROMPTS, space="fake-64")
 

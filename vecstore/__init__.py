@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vecstore.audit import Audit as Audit
     from vecstore.audit import audit as audit
+    from vecstore.clusters import Clusters as Clusters
+    from vecstore.clusters import clusters as clusters
     from vecstore.curve import LearningCurve as LearningCurve
     from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
     from vecstore.dataset import dataset as dataset
+    from vecstore.embedding_map import EmbeddingMap as EmbeddingMap
+    from vecstore.embedding_map import embedding_map as embedding_map
     from vecstore.encoders import open_encoder as open_encoder
     from vecstore.errors import VecstoreError as VecstoreError
     from vecstore.evaluate import evaluate as evaluate
@@ -62,7 +66,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Audit": "audit",
+    "Clusters": "clusters",
     "Dataset": "dataset",
+    "EmbeddingMap": "embedding_map",
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
     "LabelErrors": "label_errors",
@@ -77,8 +83,10 @@ _HOMES = {
     "VecstoreError": "errors",
     "ZeroShot": "zeroshot",
     "audit": "audit",
+    "clusters": "clusters",
     "create": "store.store",
     "dataset": "dataset",
+    "embedding_map": "embedding_map",
     "evaluate": "evaluate",
     "export": "export",
     "export_model": "export_model",
@@ -104,7 +112,9 @@ _HOMES = {
 
 __all__ = [
     "Audit",
+    "Clusters",
     "Dataset",
+    "EmbeddingMap",
     "IndexInfo",
     "IngestResult",
     "LabelErrors",
@@ -119,8 +129,10 @@ __all__ = [
     "VecstoreError",
     "ZeroShot",
     "audit",
+    "clusters",
     "create",
     "dataset",
+    "embedding_map",
     "evaluate",
     "export",
     "export_model",

@@ -82,8 +82,10 @@ def _evaluated(store: Store, task: str, model: int | None) -> Probe:
     changed = len(np.unique(rows[~same])) + int((~keep).sum())
     if changed:
         notes.append(f"{changed} {what} than in training and are left out")
-    if gone := len(asked) - len(left):
+    if gone := int((~np.isin(asked, store.items().ids)).sum()):
         notes.append(f"{gone} items of the training record are gone")
+    if others := len(asked) - len(left) - gone:
+        notes.append(f"{others} items of the training record no longer fit its rules (labels, where, units that agree)")
     y, groups = data.y[keep], data.groups[keep]
     scores = metrics.evaluate(y, probabilities, record.classes, probe.model.task.kind, groups, seed=record.seed)
     units = None if data.units is None else data.units.only(keep)

@@ -8,6 +8,8 @@ with an approximate one a hit may be missing, as often as was measured when it w
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,6 +37,9 @@ _TAIL_SHARE_APPROXIMATE = 0.5
 """An approximate one takes longer to build: so much may be searched beside it, until `index update`."""
 
 _READ_ROWS = 65_536
+
+_IN_MEMORY = 1 << 30
+"""Bytes of vectors up to which building an index holds them in memory."""
 
 _SAMPLE_ROWS = 20_000
 """Random vectors that the spectrum is taken from."""
@@ -425,10 +430,29 @@ def _blocks(store: Store, space: Space, contents: IntArray, progress: Progress) 
 
 def _moved(store: Store, space: Space, contents: IntArray, metric: Metric, progress: Progress) -> HalfArray:
     """All vectors as a metric compares them: ndarray of shape (n, m), float16."""
-    rows = np.empty((len(contents), metric.dim), np.float16)
+    rows = _room(store, len(contents), metric.dim)
     for part, vectors in _blocks(store, space, contents, progress):
         rows[part] = metric.apply(vectors)
     return rows
+
+
+def _room(store: Store, n: int, dim: int) -> HalfArray:
+    """A matrix to be filled: of very many vectors in a file without a name, that goes with the process.
+
+    Where there is no room on the disk either, in memory.
+    """
+    size = 2 * n * dim
+    if size > _IN_MEMORY and not store.fixed and store.catalog.writable:
+        folder = store.path / "indexes"
+        with suppress(NotWritable, DiskFull, OSError):
+            make_folder(folder)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and would be a signal later
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+                return np.memmap(file, np.float16, "r+", shape=(n, dim))
+    return np.empty((n, dim), np.float16)
 
 
 def sample_of(store: Store, space: Space, contents: IntArray, count: int) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,8 +15,9 @@ from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
 from vecstore.errors import UsageError
 from vecstore.probes.pooling import pooled
-from vecstore.records import DoubleArray, IntArray
+from vecstore.records import BoolArray, DoubleArray, IntArray
 from vecstore.store import Items, Space, Store, using
+from vecstore.store.catalog import visible
 from vecstore.trained import Probe, load, spaces_of
 
 _BLOCK = 65_536
@@ -37,10 +38,11 @@ class Prediction:
     probabilities : dict
         Probability per class, 0 to 1; empty where the picture failed.
     reason : str
-        Why there is no prediction; empty otherwise.
+        Why there is no prediction (the picture can't be read, or has no vector in the store); empty otherwise.
     in_training : bool
-        Whether the model was trained on this item (of a unit: on any of its pictures): then the prediction flatters
-        it. Honest figures are those of `train` and `evaluate`.
+        Whether the model was trained on this picture, in this item or in a copy (of a unit: on any of its pictures):
+        then the prediction flatters it. Other pictures of the same patient flatter it too, and are not marked: honest
+        figures are those of `train` and `evaluate`.
     pictures : int
         How many are scored together.
     """
@@ -94,16 +96,17 @@ def predict(
     ------
     SpaceMismatch
         The encoder's fingerprint is not the probe's.
-    NotFound, UsageError, ArchiveError, PredicateRefused
+    UsageError
+        What says how to open an encoder without new pictures to embed, or a model's id beside a probe.
+    NotFound, ArchiveError, PredicateRefused
     """
+    _check_asked(probe, images, where, model, {"encoder": encoder, "weights": weights, "device": device})
     stack = ExitStack()
     try:
         opened = stack.enter_context(using(store))
         chosen = load(opened, probe, model) if isinstance(probe, str) else probe
         if images is None:
             rows = _units(opened, chosen, where) if chosen.record.level else _stored(opened, chosen, where)
-        elif where is not None:
-            raise UsageError("--where chooses items of the store", "no new pictures with it", "leave one of them away")
         else:
             paths = [images] if isinstance(images, (str, os.PathLike)) else images
             rows = _new(opened, chosen, _encoders(chosen, encoder, weights, device), paths)
@@ -111,6 +114,25 @@ def predict(
         stack.close()
         raise
     return rows if isinstance(store, Store) else _closing(rows, stack)
+
+
+def _check_asked(
+    probe: Probe | str, images: object, where: str | None, model: int | None, opening: Mapping[str, object]
+) -> None:
+    """Refuse what would have no effect."""
+    if images is not None and where is not None:
+        raise UsageError("--where chooses items of the store", "no new pictures with it", "leave one of them away")
+    told = [name for name, value in opening.items() if value is not None]
+    if images is None and told:
+        raise UsageError(
+            f"--{told[0]} without new pictures: items of the store have their vectors already",
+            expected="pictures to embed with it",
+            do=f"name them, or leave --{told[0]} away",
+        )
+    if model is not None and not isinstance(probe, str):
+        raise UsageError(
+            f"model={model} beside a probe", expected="a task's name with it", do="pass the task, or the probe alone"
+        )
 
 
 def _closing(rows: Iterator[Prediction], stack: ExitStack) -> Iterator[Prediction]:
@@ -177,13 +199,30 @@ def _embedded(store: Store, probe: Probe, where: str | None) -> tuple[list[Space
 
 def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
     spaces, items, has_vector = _embedded(store, probe, where)
-    seen = set() if probe.model is None else store.seen(probe.model)
+    known = _trained_on(store, probe, items)
     for start in range(0, len(has_vector), _BLOCK):
         rows = has_vector[start : start + _BLOCK]
         probabilities = probe.predict_proba(store.vectors(spaces, items.contents[rows]))
         for row, values in zip(rows.tolist(), probabilities, strict=True):
-            item = int(items.ids[row])
-            yield _prediction(items.locators[row], item, probe, values, item in seen)
+            yield _prediction(items.locators[row], int(items.ids[row]), probe, values, bool(known[row]))
+    for row in np.delete(np.arange(len(items)), has_vector).tolist():
+        yield Prediction(items.locators[row], int(items.ids[row]), "", {}, _lacking(spaces))
+
+
+def _trained_on(store: Store, probe: Probe, items: Items) -> BoolArray:
+    """Of which items the model has seen the picture, in them or in a copy."""
+    if probe.model is None:
+        return np.zeros(len(items), np.bool_)
+    seen = store.seen(probe.model)
+    text = f"SELECT item, content FROM states WHERE {visible()}"
+    pictures = [content for item, content in store.rows(text, at=probe.record.commit) if item in seen]
+    return np.isin(items.ids, list(seen)) | np.isin(items.contents, pictures)
+
+
+def _lacking(spaces: Sequence[Space]) -> str:
+    """Why there is no prediction."""
+    where = f"the space {spaces[0].name}" if len(spaces) == 1 else f"each of: {', '.join(s.name for s in spaces)}"
+    return f"no vector in {where}; ingest embeds what is missing"
 
 
 def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
@@ -191,11 +230,10 @@ def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction
     spaces, items, has_vector = _embedded(store, probe, where)
     column = level_column(store, str(probe.record.level))
     units = make_units(store, column, items, has_vector)
-    seen = [] if probe.model is None else list(store.seen(probe.model))
     # Over the whole store: a patient was trained on, whichever of its pictures `where` leaves.
     everything = store.items()
     whole = make_units(store, column, everything, np.arange(len(everything)))
-    known = {whole.names[row] for row in np.unique(whole.rows[np.isin(whole.items, seen)]).tolist()}
+    known = {whole.names[row] for row in np.unique(whole.rows[_trained_on(store, probe, everything)]).tolist()}
     trained = np.array([name in known for name in units.names], np.bool_)
     counts = units.counts()
     blocks = (np.cumsum(counts) - counts) // _BLOCK
@@ -208,6 +246,10 @@ def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction
         told = zip(part.names, probe.predict_proba(vectors), trained[here].tolist(), counts[here].tolist(), strict=True)
         for name, values, in_training, pictures in told:
             yield _prediction(name, None, probe, values, in_training, pictures)
+    asked, having = make_units(store, column, items, np.arange(len(items))), set(units.names)
+    for name, pictures in zip(asked.names, asked.counts().tolist(), strict=True):
+        if name not in having:
+            yield Prediction(name, None, "", {}, _lacking(spaces), pictures=pictures)
 
 
 def _prediction(
@@ -215,7 +257,7 @@ def _prediction(
 ) -> Prediction:
     classes = probe.record.classes
     if probe.record.kind == "multi-label":
-        predicted = ";".join(c for c, p in zip(classes, row, strict=True) if p >= 0.5)
+        predicted = ";".join(c for c, p in zip(classes, row, strict=True) if p > 0.5)
     else:
         predicted = classes[int(np.argmax(row))]
     probabilities = {c: float(p) for c, p in zip(classes, row, strict=True)}

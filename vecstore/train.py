@@ -188,6 +188,8 @@ def _trained(
     estimator, rule = fitted[choice.best], rules[choice.best]
     reading += now - started - reading - fitting
     notes = [*data.notes, *_fit_notes(estimator)]
+    if len(rules) > 1 and choice.scores == [None] * len(rules):
+        notes.append(f"the {metric} could not be computed on any fold: vectors are pooled by the {rule}")
     if folds < FOLDS:
         notes.append(f"{folds} folds instead of {FOLDS}: each needs some of every class, and no group is divided")
     if official:
@@ -308,7 +310,7 @@ class _Choice:
                 for one in fitted
             ]
         )
-        out = np.empty_like(fitted[0].oof_)
+        out = np.full_like(fitted[0].oof_, np.nan)
         for fold in range(table.shape[1]):
             chosen = _best(np.delete(table, fold, axis=1))
             out[folds == fold] = fitted[chosen].oof_[folds == fold]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -216,7 +217,16 @@ def _read(path: Path) -> Any:
             return json.loads(text)
         except ValueError as error:
             raise UsageError(f"{path} is no JSON: {error}", expected='{"class": ["text", …], …}') from error
-    rows = list(csv.DictReader(text.splitlines()))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = []
+    for row in reader:
+        if None in row:
+            raise UsageError(
+                f"{path}, line {reader.line_num}: more cells than columns",
+                expected="a text with commas in quotes",
+                do=f'write: {row.get("class")},"{row.get("prompt")},{",".join(row[None])}"',
+            )
+        rows.append(row)
     if not rows or not {"class", "prompt"} <= rows[0].keys():
         raise UsageError(
             f"{path} has the columns {', '.join(map(str, rows[0])) if rows else 'none'}",

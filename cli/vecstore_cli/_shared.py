@@ -33,6 +33,8 @@ COMMANDS = {
     "search": "find",
     "search-eval": "indexing",
     "neighbors": "indexing",
+    "clusters": "explore",
+    "map": "explore",
     "index": "indexing",
     "export": "find",
     "export-model": "ask",

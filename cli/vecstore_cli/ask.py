@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -99,7 +99,7 @@ def zero_shot(
         found = run(
             opened,
             task,
-            file or _by_class(prompt),
+            file or _by_class(prompt, opened.task(task).classes),
             template=template,
             space=space,
             group=group,
@@ -132,13 +132,15 @@ def zero_shot(
         click.echo(f"note: {note}")
 
 
-def _by_class(prompts: tuple[str, ...]) -> dict[str, list[str]]:
-    """CLASS=TEXT pairs as lists of texts."""
+def _by_class(prompts: tuple[str, ...], classes: Sequence[str]) -> dict[str, list[str]]:
+    """CLASS=TEXT pairs as lists of texts; of classes with a "=" in their names the longest that fits is meant."""
     from vecstore.errors import UsageError
 
     found: dict[str, list[str]] = {}
     for one in prompts:
-        name, mark, text = one.partition("=")
+        fitting = [name for known in classes for name in (known, f"not {known}") if one.startswith(f"{name}=")]
+        name = max(fitting, key=len, default=one.partition("=")[0])
+        mark, text = one[len(name) : len(name) + 1], one[len(name) + 1 :]
         if not mark:
             raise UsageError(f"--prompt {one!r}", expected="CLASS=TEXT", do='--prompt normal="a normal chest x-ray"')
         found.setdefault(name.strip(), []).append(text)

@@ -250,8 +250,8 @@ def predict(
 
     CSV on standard output: item, predicted class, probability per class; for items of the store also whether the
     model was trained on them. A model of a level gives a row per unit of the store: its value and number of pictures;
-    of new images each is scored by itself. A picture that can't be read has a row without values, and its reason on
-    standard error.
+    of new images each is scored by itself. A picture that can't be read, or has no vector
+    in the store, has a row without values, and its reason on standard error.
 
     \b
       vecstore predict chest.vecs pneumonia new1.png new2.png

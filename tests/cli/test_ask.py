@@ -203,3 +203,15 @@ def test_heads_are_trained_scored_and_applied_by_name(vecstore: Call, store: Pat
         probe = load(opened, "pneumonia")
         expected = probe.predict_proba(dataset(opened, "pneumonia").vectors())
     np.testing.assert_array_equal([json.loads(row)["probabilities"]["pneumonia"] for row in rows], expected[:, 1])
+
+
+def test_a_class_with_an_equals_sign_in_its_name_is_asked_for() -> None:
+    from vecstore_cli.ask import _by_class
+
+    asked = ("grade=2=a mild lesion", "grade=2=another", "not grade=2=none", "grade=a lesion", "pink=no class")
+    assert _by_class(asked, ["grade", "grade=2"]) == {
+        "grade=2": ["a mild lesion", "another"],
+        "not grade=2": ["none"],
+        "grade": ["a lesion"],
+        "pink": ["no class"],
+    }

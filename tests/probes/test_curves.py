@@ -103,3 +103,18 @@ def test_what_can_not_be_drawn_is_said(cases: Cases) -> None:
             learning_curve(X, y, groups, **wrong)
     with pytest.raises(DataError, match="a class has no group outside the part that is judged on"):
         learning_curve(X, y, groups, test=y == 1)
+
+
+def test_every_repeat_is_judged_on_other_groups() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(300), rng.integers(1, 7, 300))  # of many sizes, so that no two are alike
+    y = (rng.random((len(groups), 14)) < 0.1).astype(float)
+    sides = curves._sides(y)
+    parts = [curves._third(y, sides, groups, 0, repeat) for repeat in range(10)]
+    held = [set(groups[part]) for part in parts]
+    assert all(not held[i] & set(groups[~part]) for i, part in enumerate(parts))
+    assert all((sides & part).any(axis=1).all() and (sides & ~part).any(axis=1).all() for part in parts)
+    overlaps = [len(a & b) / len(a | b) for i, a in enumerate(held) for b in held[:i]]
+    assert np.mean(overlaps) == pytest.approx(0.2, abs=0.05)  # as of independent thirds
+    sizes = [len(one) for one in held]
+    assert min(sizes) == max(sizes) == 100

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -167,3 +168,79 @@ def test_models_are_made_by_name() -> None:
 
 def test_every_public_name_is_there() -> None:
     assert all(hasattr(probes, name) for name in probes.__all__)
+
+
+def test_labels_that_are_missing_or_can_not_be_ordered_are_said() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    y = np.where(X[:, 0] > 0, "a", "b").astype(object)
+    y[:3] = None
+    with pytest.raises(DataError, match="3 of 30 labels are missing; expected a label per row"):
+        LogisticProbe(folds=3).fit(X, y)
+    y[:3] = 1
+    with pytest.raises(DataError, match="labels of the types int, str; expected numbers or texts"):
+        LogisticProbe(folds=3).fit(X, y)
+
+
+@pytest.mark.parametrize("weight", [-1, 0, float("nan"), "a"])
+@pytest.mark.parametrize("kind", [LogisticProbe, SVMProbe])
+def test_a_class_weight_is_a_positive_number(kind: type[LinearProbe], weight: Any) -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    with pytest.raises(DataError, match=r"class_weight of False is .*; expected a positive number"):
+        kind(folds=3, class_weight={False: weight}).fit(X, X[:, 0] > 0)
+
+
+def test_float16_keeps_what_float32_keeps() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(200, 8))
+    y = noise[:, 0] + 0.5 * rng.normal(size=200) > 0
+    X = (1 + 0.007 * noise).astype(np.float16)
+    half, single = (LogisticProbe(folds=3).fit(X.astype(kind), y) for kind in (np.float16, np.float32))
+    assert half.cv_auc_.max() > 0.9
+    np.testing.assert_allclose(half.cv_auc_, single.cv_auc_, atol=1e-3)
+
+
+def test_a_label_known_in_one_fold_only_is_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 8))
+    Y = (X[:, :3] + rng.normal(size=(200, 3)) > 0).astype(float)
+    Y[:, 2] = np.nan
+    Y[:10, 2] = [0, 1] * 5
+    probe = SVMProbe(nested=True).fit(X, Y, groups=np.arange(200) // 10)
+    assert np.isfinite(probe.predict_proba(X)).all()
+
+
+def test_the_network_sees_its_rows_in_another_order_in_each_pass() -> None:
+    from sklearn.neural_network import MLPClassifier
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    y = X[:, 0] > 0
+    probe = QuickMLP(alphas=[0.01], epochs=[6], batch_size=8, folds=3).fit(X, y, groups=np.arange(60))
+    # A run of scikit-learn's own, over the same standardised features.
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    theirs = MLPClassifier(
+        (probe.hidden,), alpha=0.01, batch_size=8, learning_rate_init=probe.rate, random_state=np.random.RandomState(0)
+    )
+    for _ in range(6):
+        theirs.partial_fit(Z, y.astype(int), classes=[0, 1])
+    np.testing.assert_allclose(probe.predict_proba(X), theirs.predict_proba(Z), atol=1e-9)
+    fixed = MLPClassifier((probe.hidden,), alpha=0.01, batch_size=8, learning_rate_init=probe.rate, random_state=0)
+    for _ in range(6):
+        fixed.partial_fit(Z, y.astype(int), classes=[0, 1])
+    assert np.abs(fixed.predict_proba(Z) - theirs.predict_proba(Z)).max() > 1e-6
+
+
+def test_more_neighbours_than_there_are_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    groups = np.r_[np.zeros(40), np.arange(1, 21)]
+    with pytest.raises(DataError, match=r"k=50: rows of the largest group or fold have only \d+ others"):
+        KNNProbe(k=50).fit(X, X[:, 0] > 0, groups=groups)
+
+
+def test_a_probe_whose_fit_failed_is_not_fitted() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    probe = LogisticProbe(class_weight={False: -1})
+    with pytest.raises(DataError):
+        probe.fit(X, X[:, 0] > 0)
+    with pytest.raises(NotFittedError):
+        probe.predict(X)

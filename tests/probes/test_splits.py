@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from vecstore.errors import DataError
 from vecstore.probes import grouped_folds, merge_groups
-from vecstore.probes.splits import identical_rows
+from vecstore.probes.splits import identical_rows, numbered
 
 
 def divided(folds: np.ndarray, groups: np.ndarray) -> int:
@@ -123,3 +124,26 @@ def test_a_hundred_thousand_rows_in_fifty_thousand_groups_make_even_folds() -> N
     y, groups = rng.integers(0, 5, 100_000), rng.integers(0, 50_000, 100_000)
     folds = grouped_folds(y, groups)
     assert np.ptp(np.bincount(folds)) < 100
+
+
+@pytest.mark.parametrize("kind", ["float", "object", "mixed", "pandas"])
+def test_every_missing_group_is_its_own(kind: str) -> None:
+    names = [None if i % 3 == 0 else i // 2 for i in range(60)]
+    values: object
+    if kind == "float":
+        values = np.array([np.nan if name is None else name for name in names])
+    elif kind == "pandas":
+        values = pd.Series(names, dtype="Int64")
+    elif kind == "object":
+        values = np.array([None if name is None else str(name) for name in names], object)
+    else:
+        values = np.array([name if i % 2 else None if name is None else str(name) for i, name in enumerate(names)])
+    codes = numbered(values)
+    missing = np.array([name is None for name in names])
+    assert len(set(codes[missing])) == missing.sum() and not set(codes[missing]) & set(codes[~missing])
+    assert sorted(set(codes)) == list(range(len(set(codes))))
+    if kind != "mixed":
+        assert len(set(codes[~missing])) == len({name for name in names if name is not None})
+    y = np.arange(60) % 2
+    folds = grouped_folds(y, values, 3)
+    assert np.bincount(folds).max() <= 22  # those without a group are not in one fold

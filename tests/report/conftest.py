@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import html as entities
 import io
-import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 VOID = frozenset({"meta", "img", "br", "hr", "input", "link", "wbr", "col", "source"})
 
@@ -93,57 +92,17 @@ def assert_self_contained(parse: Callable[[str], Page]) -> Callable[[str], None]
     return check
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of a real browser."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        reason = "no chromium on PATH: layout can't be measured"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @pytest.fixture
-def measure(chromium: str, tmp_path: Path) -> Callable[[str, int], dict[str, str]]:
-    """Title, inner width, and elements that stick out on the right, of a page at a width in CSS pixels.
+def measure(browser: Browser, tmp_path: Path) -> Callable[[str, int], dict[str, Any]]:
+    """Title, inner width, and whatever is wrong with a page at a width in CSS pixels."""
 
-    The page itself forbids scripts, so that line is taken out of the copy that is measured.
-    """
-
-    script = """<script>addEventListener("load", () => {
-      const inScroller = e => e.parentElement && (e.parentElement.closest(".scroll") !== null);
-      const out = [...document.querySelectorAll("body *")].filter(
-        e => !inScroller(e) && e.getBoundingClientRect().right > innerWidth + 0.5);
-      const broken = [...document.images].filter(i => !i.complete || i.naturalWidth === 0);
-      document.documentElement.dataset.measured = JSON.stringify([document.title, innerWidth,
-        document.documentElement.scrollWidth, out.map(e => e.tagName + "." + e.className), broken.length]);
-    })</script>"""
-
-    def run(html: str, width: int) -> dict[str, str]:
-        bare = re.sub(r"<meta http-equiv[^>]*>", "", html)
-        (tmp_path / "page.html").write_text(bare.replace("</body>", script + "</body>"), encoding="utf-8")
-        # A window of a desktop browser has a least width, a frame has not.
-        frame = f'<iframe src="page.html" style="width: {width}px; height: 3000px; border: 0"></iframe>'
-        report = """<script>addEventListener("load", () => {
-          document.title = document.querySelector("iframe").contentDocument.documentElement.dataset.measured;
-        })</script>"""
-        (tmp_path / "frame.html").write_text(f"<!doctype html><title></title>{frame}{report}", encoding="utf-8")
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-            "--disable-component-update --disable-sync --hide-scrollbars --allow-file-access-from-files --dump-dom"
-        )
-        done = subprocess.run(
-            [chromium, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/frame.html"],
-            capture_output=True,
-            timeout=120,
-            check=True,
-        )
-        title = re.search(r"<title>(.*?)</title>", done.stdout.decode(), re.DOTALL)
-        assert title, done.stdout[:500]
-        values = json.loads(entities.unescape(title[1]))
-        return dict(zip(("title", "inner", "scroll", "out", "broken"), values, strict=True))
+    def run(html: str, width: int) -> dict[str, Any]:
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        page = browser.open(tmp_path / "page.html", width)
+        title, inner = page.evaluate("[document.title, innerWidth]")
+        faults = page.faults()
+        page.close()
+        return {"title": title, "inner": inner, "faults": faults}
 
     return run
 

@@ -113,10 +113,4 @@ def test_nothing_sticks_out_at_any_width_with_real_pictures(width: int, shared: 
     query = QueryCard("q" * 90 + ".jpg", "item", thumbnails[0], metadata={"key": "v" * 200})
     facts = {"filter": "x" * 150, "space": "lite0"}
     seen = measure(similar_page(query, hits, thumbnails, facts), width)
-    assert seen == {
-        "title": f"Similar cases: {query.title}",
-        "inner": width,
-        "scroll": width,
-        "out": [],
-        "broken": 0,
-    }
+    assert seen == {"title": f"Similar cases: {query.title}", "inner": width, "faults": []}

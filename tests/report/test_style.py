@@ -35,5 +35,13 @@ def test_curves_and_bars_stand_out_from_their_panel(mode: dict[str, str]) -> Non
     assert {name for name in names if _contrast(mode[name], mode["card"]) < 3} == set()
 
 
+def test_points_of_a_map_stand_out_from_its_panel() -> None:
+    page = (files("vecstore.report") / "templates" / "map.html").read_text(encoding="utf-8")
+    blocks = [dict(re.findall(r"--(\w+): (#\w{6})", line)) for line in page.splitlines() if "--r0:" in line]
+    assert [sorted(block) for block in blocks] == [["none", "r0", "r1", "r2"]] * 2
+    for block, mode in zip(blocks, (LIGHT, DARK), strict=True):
+        assert {name for name, colour in block.items() if _contrast(colour, mode["card"]) < 3} == set()
+
+
 def test_both_modes_name_the_same_colours() -> None:
     assert LIGHT.keys() == DARK.keys()

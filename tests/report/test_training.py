@@ -233,4 +233,4 @@ def test_nothing_sticks_out_at_any_width(kind: str, width: int, measure: Check) 
     record |= {"where": "c" * 200, "notes": ["n" * 200], "store": "s" * 100}
     record["classes"] = ["x" * 70, *record["classes"][1:]]
     seen = measure(training_page(record, y, probabilities), width)
-    assert seen == {"title": "Classifier report: pneumonia", "inner": width, "scroll": width, "out": [], "broken": 0}
+    assert seen == {"title": "Classifier report: pneumonia", "inner": width, "faults": []}

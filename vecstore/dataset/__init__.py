@@ -169,7 +169,7 @@ def dataset(
     UsageError
         A space named twice, or an unknown rule.
     DataError
-        Fewer than two classes are left.
+        Fewer than two classes are left, or of `only` some items none.
     """
     store = store if isinstance(store, Store) else Store(store)
     found = store.refresh().task(task) if isinstance(task, str) else task
@@ -208,7 +208,8 @@ def dataset(
     if wanted is None:
         rows, names = _small_classes(rows, names, min_groups, notes)
     present = [name for name, count in zip(names, _counts(rows.y, len(names)), strict=True) if count]
-    if not len(rows.items) or not names or (found.kind != "multi-label" and len(present) < 2):
+    alone = found.kind != "multi-label" and len(present) < 2 and only is None  # what is only scored may have one class
+    if not len(rows.items) or not names or alone:
         told = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(
             f"task {found.name!r}: {len(rows.items)} items, in the classes: {', '.join(present) or 'none'}{told}",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vecstore.errors import DataError, NotFound
 from vecstore.probes.auc import weighted_auc
 from vecstore.probes.linear import nan_mean
-from vecstore.probes.splits import grouped_folds
+from vecstore.probes.splits import ATTEMPTS, grouped_folds, numbered
 from vecstore.records import BoolArray, DoubleArray, IntArray
 
 PER_CLASS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -106,16 +106,16 @@ def learning_curve(
         raise NotFound(
             f"no learning curve of the model {model!r}", expected=f"one of: {', '.join(RULES)}", do="pass model='probe'"
         )
-    if repeats < 1 or not len(per_class) or min(per_class) < 1:
+    if repeats < 1 or not len(per_class) or min(per_class) < 1 or any(size != int(size) for size in per_class):
         raise DataError(
-            f"per_class={list(per_class)} and repeats={repeats}", expected="numbers from 1", do="leave them out"
+            f"per_class={list(per_class)} and repeats={repeats}", expected="whole numbers from 1", do="leave them out"
         )
     features = None if test is None else _standardised(X, ~test)
     sides = _sides(y)
-    codes = np.unique(groups, return_inverse=True)[1]
+    codes = numbered(groups)
     found: dict[int | None, list[tuple[int, float]]] = {}
     for repeat in range(repeats):
-        judged = test if test is not None else grouped_folds(y, codes, HELD_OUT, seed + repeat) == 0
+        judged = test if test is not None else _third(y, sides, codes, seed, repeat)
         pool = ~judged
         if test is None:
             features = _standardised(X, pool)
@@ -128,6 +128,27 @@ def learning_curve(
     # A size that only some splits have room for would be a mean over other test parts.
     whole = {size: values for size, values in found.items() if size is None or len(values) == repeats}
     return [_point(size, values) for size, values in sorted(whole.items(), key=lambda one: one[0] or np.inf)]
+
+
+def _third(y: npt.NDArray[Any], sides: BoolArray, codes: IntArray, seed: int, repeat: int) -> BoolArray:
+    """Rows of a random third of the groups, drawn for each class by itself; every class is on both sides.
+
+    A group of several classes is drawn with the rarest of them. (Folds would not do: they are dealt as evenly as it
+    goes, which for groups of many sizes is the same way for every seed.)
+    """
+    held = np.stack([np.bincount(codes, side) > 0 for side in sides])
+    rarest = np.argsort(held.sum(axis=1), kind="stable")
+    stratum = rarest[held[rarest].argmax(axis=0)]
+    for attempt in range(ATTEMPTS):
+        generator = np.random.default_rng([seed, repeat, attempt])
+        order = generator.permutation(len(stratum))
+        order = order[np.argsort(stratum[order], kind="stable")]
+        # Every third of them in the order of classes, from a random place on.
+        drawn = np.zeros(len(stratum), np.bool_)
+        drawn[order[int(generator.integers(HELD_OUT)) :: HELD_OUT]] = True
+        if all((drawn & one).any() and (~drawn & one).any() for one in held):
+            return np.asarray(drawn[codes])
+    return np.asarray(grouped_folds(y, codes, HELD_OUT, seed + repeat) == 0)
 
 
 def _standardised(X: npt.NDArray[Any], by: BoolArray) -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 
 from vecstore.errors import DataError
-from vecstore.probes.splits import grouped_folds, identical_rows
+from vecstore.probes.splits import grouped_folds, identical_rows, is_missing, numbered
 from vecstore.records import DoubleArray, IntArray, TaskKind
 
 
@@ -87,6 +87,7 @@ def training(
     kinds = [np.float64, np.float32, np.float16] if halves else [np.float64, np.float32]
     with data_errors():
         shape = np.asarray(y).shape
+        _check_labels(y)
         if len(shape) == 2 and shape[1] > 1:
             vectors = validate_data(estimator, X, dtype=kinds)
             target: npt.NDArray[Any] = indicator(y, len(vectors))
@@ -99,9 +100,11 @@ def training(
             kind = "binary" if len(classes) == 2 else "multi-class"
         weights = _check_sample_weight(sample_weight, vectors, dtype=np.float64, ensure_non_negative=True)
     n_input = len(vectors)
-    codes = None if groups is None else np.asarray(groups)
-    if codes is not None and codes.shape != (n_input,):
-        raise DataError(f"{n_input} vectors and groups of shape {codes.shape}", expected="a group per vector", do="")
+    if groups is not None and np.shape(groups) != (n_input,):
+        raise DataError(
+            f"{n_input} vectors and groups of shape {np.shape(groups)}", expected="a group per vector", do=""
+        )
+    codes = None if groups is None else numbered(groups)
     kept = np.flatnonzero(weights > 0)
     if len(kept) < len(vectors):
         vectors, target, weights = vectors[kept], target[kept], weights[kept]
@@ -132,6 +135,27 @@ def data_errors() -> Iterator[None]:
         ) from error
 
 
+def _check_labels(y: npt.ArrayLike) -> None:
+    """Say that labels are missing, where one row has one label."""
+    labels = np.asarray(y)
+    if labels.dtype.kind != "O" or (labels.ndim == 2 and labels.shape[1] > 1):
+        return
+    missing = sum(map(is_missing, labels.flat))
+    if missing:
+        raise DataError(
+            f"{missing} of {labels.size} labels are missing",
+            expected="a label per row",
+            do="leave these rows out; of several labels, unknown ones are NaN",
+        )
+    types = sorted({type(value).__name__ for value in labels.flat})
+    try:
+        np.unique(labels)
+    except TypeError as error:
+        raise DataError(
+            f"labels of the types {', '.join(types)}", expected="numbers or texts", do="convert them: y.astype(str)"
+        ) from error
+
+
 def class_weights(rule: str | Mapping[Any, float] | None, data: Training) -> DoubleArray:
     """What each row counts by its class, of shape (1 or n_labels, n).
 
@@ -155,7 +179,8 @@ def class_weights(rule: str | Mapping[Any, float] | None, data: Training) -> Dou
         known = data.classes.tolist()
         strange = [key for key in rule if key not in known]
         if not strange:
-            return np.asarray([[rule.get(known[index], 1.0) for index in data.y]], np.float64)
+            each = np.array([_class_weight(name, rule.get(name, 1.0)) for name in known])
+            return each[data.y.astype(np.int64)][None, :]
         raise DataError(
             f"class_weight names {strange[0]!r}, which is no class", expected=f"one of {known}", do="check the names"
         )
@@ -163,6 +188,14 @@ def class_weights(rule: str | Mapping[Any, float] | None, data: Training) -> Dou
         f"class_weight={rule!r} for a {data.kind} task",
         expected="None, 'balanced', or (one label per row) a mapping of class to weight",
         do="pass one of these",
+    )
+
+
+def _class_weight(name: object, value: object) -> float:
+    if isinstance(value, (int, float, np.number)) and 0 < float(value) < np.inf:
+        return float(value)
+    raise DataError(
+        f"class_weight of {name!r} is {value!r}", expected="a positive number", do="leave a class out by its rows"
     )
 
 

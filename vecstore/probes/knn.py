@@ -20,7 +20,7 @@ from vecstore.probes.choice import fold_areas
 from vecstore.probes.inputs import Training, checked_vectors, data_errors, indicator, training
 from vecstore.probes.layout import OUT_OF_FOLD, Array, Layout
 from vecstore.probes.linear import nan_mean
-from vecstore.probes.splits import identical_rows
+from vecstore.probes.splits import identical_rows, numbered
 from vecstore.records import DoubleArray, IntArray
 
 KS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200)
@@ -188,6 +188,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self._keep(vectors, indicator(y, len(vectors)))
             return self
         labels = np.asarray(y)
+        labels = labels.ravel() if labels.shape == (len(vectors), 1) else labels
         if len(labels) != len(vectors) or not np.isin(labels, self.classes_).all():
             raise DataError(
                 f"{len(vectors)} vectors with {len(labels)} labels, or labels the probe does not know",
@@ -238,7 +239,13 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _choose(self, data: Training, apart: IntArray) -> None:
         """One list of neighbours per row, none of its own fold or group, serves every k and temperature."""
         reach = len(self._vectors) - int(np.bincount(apart).max())
-        ks = [k for k in KS if k <= reach] if self.k is None else [min(self.k, reach)]
+        if self.k is not None and self.k > reach:
+            raise DataError(
+                f"k={self.k}: rows of the largest group or fold have only {reach} others to be judged by",
+                expected=f"at most {reach}",
+                do="pass a smaller k, or none",
+            )
+        ks = [k for k in KS if k <= reach] if self.k is None else [int(self.k)]
         softmax = self.weights == "softmax"
         given = (1.0,) if not softmax else TEMPERATURES if self.temperature is None else (float(self.temperature),)
         shares = np.empty((len(given), len(ks), len(data.y), len(self._truth)))
@@ -252,7 +259,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.cv_auc_ = nan_mean(areas, 0)
         best = _smoothest_best(self.cv_auc_)
         self.temperature_ = float(given[best[0]])
-        self.k_ = int(ks[best[1]]) if self.k is None else int(self.k)
+        self.k_ = int(ks[best[1]])
         out_of_fold = np.empty(shares.shape[2:])
         for fold in range(len(areas)):
             inside = data.folds == fold
@@ -331,7 +338,7 @@ def leave_one_group_out(X: npt.ArrayLike, y: npt.ArrayLike, groups: npt.ArrayLik
 
 def _groups(data: Training, groups: npt.ArrayLike | None) -> IntArray:
     """Groups as numbers from 0; by default equal rows together, unless the folds could not keep to that."""
-    codes = identical_rows(data.X) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    codes = identical_rows(data.X) if groups is None else numbered(groups)
     folds_of = np.unique(np.stack([codes, data.folds]), axis=1)
     return codes.astype(np.int64) if folds_of.shape[1] == codes.max() + 1 else np.arange(len(codes))
 

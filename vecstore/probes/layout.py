@@ -78,8 +78,9 @@ LINEAR = Layout(
         "coef_": Array("outputs", "features", finite=True),
         "intercept_": Array("outputs", finite=True),
         "strengths_": Array("strengths"),
+        "cv_scores_": Array("strengths"),
         "cv_auc_": Array("strengths"),
         **OUT_OF_FOLD,
     },
-    ("C_", "n_iter_", "converged_"),
+    ("C_", "n_iter_", "converged_", "edge_", "device_"),
 )

@@ -119,7 +119,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         DataError
             Vectors that are not finite, or of another width.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         vectors = checked_vectors(self, X)
         margins = np.empty((len(vectors), len(self.coef_)))
         for start in range(0, len(vectors), 4096):
@@ -180,7 +180,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             found = deviation[deviation > 0]
             return center, np.ones(d), bool(len(found) and found.max() > WIDE_RANGE * found.min())
         # What rounding leaves of a constant column is no spread.
-        flat = deviation <= 10 * np.finfo(data.X.dtype).eps * np.abs(center)
+        # float16 values are added up in float32: one that never changes is told by its deviation of 0.
+        eps = np.finfo(np.float64 if data.X.dtype == np.float64 else np.float32).eps
+        flat = deviation <= 10 * eps * np.abs(center)
         return center, np.where(flat | (deviation == 0), np.inf, deviation) * np.sqrt(d), False
 
     def _sweep(
@@ -328,8 +330,11 @@ class _Judge:
         for truth, guess in cases:
             known = ~np.isnan(truth)
             right, count, sides = (truth == guess)[known], weights[known], truth[known]
+            if not len(right):
+                found.append(np.nan)
+                continue
             each = [np.average(right[at], weights=count[at]) for at in (sides == side for side in np.unique(sides))]
-            found.append(np.mean(each) if even else np.average(right, weights=count) if len(right) else np.nan)
+            found.append(np.mean(each) if even else np.average(right, weights=count))
         return float(nan_mean(np.array(found), 0))
 
 

@@ -170,7 +170,7 @@ class _Hits:
     def __init__(self, truth: DoubleArray, scores: DoubleArray, kind: TaskKind, codes: IntArray) -> None:
         self._labels = kind == "multi-label"
         if self._labels:
-            guess = scores >= 0.5
+            guess = scores > 0.5
             cells = np.hstack([truth == 1, truth == 0])
             right = np.hstack([(truth == 1) & guess, (truth == 0) & ~guess])
         else:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, softmax
 
+from vecstore.errors import DataError
 from vecstore.probes.choice import ChosenProbe, Target, positive_numbers
 from vecstore.probes.layout import OUT_OF_FOLD, Array, Layout
 from vecstore.records import DoubleArray
@@ -114,6 +115,8 @@ class MLPProbe(ChosenProbe):
         epochs = EPOCHS if self.epochs is None else self.epochs
         positive_numbers({"hidden": self.hidden, "batch_size": self.batch_size, "rate": self.rate})
         positive_numbers({"alphas": alphas, "epochs": epochs})
+        if min(np.atleast_1d(epochs)) < 1:
+            raise DataError(f"epochs={epochs!r}", expected="whole numbers from 1", do="leave it out for the default")
         self.alphas_ = np.unique(np.asarray(alphas, np.float64))
         runs = np.unique(np.asarray(epochs).astype(np.int64))
         if self.epochs is None:
@@ -165,7 +168,11 @@ class _Run:
 
         batch = max(1, min(probe.batch_size, len(X)))
         self.network = MLPClassifier(
-            (probe.hidden,), alpha=alpha, batch_size=batch, learning_rate_init=probe.rate, random_state=probe.seed
+            (probe.hidden,),
+            alpha=alpha,
+            batch_size=batch,
+            learning_rate_init=probe.rate,
+            random_state=np.random.RandomState(probe.seed),  # a number would bring the same order of rows in each pass
         )
         self._X, self._target, self._done = X, target, 0
 

@@ -46,9 +46,9 @@ def merge_groups(groups: npt.ArrayLike, contents: npt.ArrayLike | None = None) -
     >>> merge_groups(["a", "b", "c", "a"], [1, 2, 2, 3])
     array([0, 1, 1, 0])
     """
-    codes = _codes(groups)
+    codes = numbered(groups)
     if contents is not None:
-        shared = _codes(contents)
+        shared = numbered(contents)
         if len(shared) != len(codes):
             raise DataError(
                 f"{len(codes)} groups and {len(shared)} contents",
@@ -141,7 +141,7 @@ def grouped_folds(
     if n_folds < 2:
         raise DataError(f"{n_folds} folds", expected="at least 2", do="pass n_folds=2 or more")
     present, names = _presence(np.asarray(y), names)
-    codes = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    codes = numbered(groups)
     if len(codes) != len(present):
         raise DataError(f"{len(present)} labels and {len(codes)} groups", expected="one of each per row", do="")
     amount = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -169,8 +169,48 @@ def grouped_folds(
     )
 
 
-def _codes(values: npt.ArrayLike) -> IntArray:
-    return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64).ravel()
+def numbered(values: npt.ArrayLike) -> IntArray:
+    """Equal values as equal numbers from 0; every missing one (None, NaN, pandas' NA and NaT) as a number of its own.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        Numbers, text, or a mixture.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        In the order of the values where they have one, else by first appearance; missing ones last.
+
+    Examples
+    --------
+    >>> numbered(["b", None, "a", "b", None]), numbered([2.0, float("nan"), 1.0])
+    (array([1, 2, 0, 1, 3]), array([1, 2, 0]))
+    """
+    array = np.asarray(values).ravel()
+    if array.dtype.kind in "fcmM":
+        missing = np.isnan(array) if array.dtype.kind in "fc" else np.isnat(array)
+    elif array.dtype.kind == "O":
+        missing = np.fromiter(map(is_missing, array), np.bool_, len(array))
+    else:
+        missing = np.zeros(len(array), np.bool_)
+    codes = np.empty(len(array), np.int64)
+    there = array[~missing]
+    try:
+        codes[~missing] = np.unique(there, return_inverse=True)[1].ravel()
+    except TypeError:  # numbers and text have no order
+        known: dict[object, int] = {}
+        codes[~missing] = [known.setdefault(value, len(known)) for value in there]
+    codes[missing] = codes[~missing].max(initial=-1) + 1 + np.arange(int(missing.sum()))
+    return codes
+
+
+def is_missing(value: object) -> bool:
+    """None, NaN, or pandas' NA and NaT."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # pandas' NA is neither true nor false
+        return True
 
 
 def _by_appearance(codes: IntArray) -> IntArray:

@@ -95,6 +95,8 @@ def _platt(margins: DoubleArray, truth: DoubleArray, weights: DoubleArray) -> tu
     """Slope and offset that make margins log-odds, by Newton's method with step halving."""
     known = ~np.isnan(truth)
     margins, yes, weights = margins[known], truth[known] == 1, weights[known]
+    if not weights.sum() > 0:  # a label that no row here is known to have or not
+        return LEAST_SLOPE, 0.0
     positive, negative = weights[yes].sum(), weights[~yes].sum()
     aim = np.where(yes, (positive + 1) / (positive + 2), 1 / (negative + 2))
     middle = np.average(margins, weights=weights)

@@ -38,6 +38,7 @@ LossName = Literal["logistic", "softmax", "squared_hinge"]
 
 PAYS = 1 << 24  # values of a feature matrix from which a card is faster, its start and the way there included
 SMALL = 1 << 18  # values of a feature matrix up to which float64 costs nothing worth saving
+ALONE = 1 << 20  # values up to which one thread solves: 0.2 s for two, 0.2 s for one, where nothing else runs
 WIDE_RANGE = 1e4  # ratio of feature scales beyond which float32 products lose the small ones
 LARGEST_EIGEN = 4096  # features beyond which an eigendecomposition costs more than the iterations it saves
 SAMPLED = 16  # rows per feature in the sample for the Gram matrix and the first guess
@@ -156,7 +157,7 @@ class Sweep:
         rows = self._rows
         if tol is None:
             tol = 1e-20 if rows.dtype == torch.float64 else 2e-8 if loss == "softmax" else 1e-7
-        with torch.no_grad(), _full_precision():
+        with torch.no_grad(), _full_precision(), _threads(rows.n * rows.d):
             task = Task(
                 LOSSES[loss](torch.from_numpy(targets[:, self._order]).to(self._device), rows.dtype),
                 torch.from_numpy(row_weights[:, self._order]).to(self._device, rows.dtype),
@@ -354,6 +355,18 @@ def _rotated(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inside = X if span is None else X @ span
     vectors = torch.linalg.eigh(inside.T @ inside)[1]
     return inside @ vectors, vectors if span is None else span @ vectors
+
+
+@contextmanager
+def _threads(values: int) -> Iterator[None]:
+    """One thread for a small matrix: to meet costs more than is shared, above all where processors are busy."""
+    before = torch.get_num_threads()
+    if values <= ALONE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
