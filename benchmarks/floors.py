@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import vecstore as vs
+from vecstore.dataset.known import known_features
 from vecstore.encoders.base import Encoder, unit_rows
 from vecstore.encoders.bundled import ARCHITECTURE, PIXELS, PooledStages, _package_file
 from vecstore.encoders.placement import place
@@ -171,30 +172,4 @@ def metadata(store: vs.Store, data: vs.Dataset, known: Sequence[str]) -> tuple[D
     list of str
         What the columns were made of.
     """
-    ids = data.items.tolist()
-    columns: list[DoubleArray] = []
-    used = []
-    sizes = {content: (w, h) for content, w, h in store.rows("SELECT id, width, height FROM contents")}
-    wide, high = np.array([sizes[content] for content in data.contents.tolist()], np.float64).T
-    if len(np.unique(np.stack([wide, high], 1), axis=0)) > 1:
-        columns += [np.log(wide), np.log(high), np.log(wide / high)]
-        used.append("image size")
-    for name in known:
-        values = store.column(name, data.items)
-        missing = np.array([values.get(i) is None for i in ids])
-        if missing.all():
-            continue
-        found = [values.get(i) for i in ids]
-        if all(value is None or isinstance(value, int | float) for value in found):
-            numbers = np.array([np.nan if value is None else float(value) for value in found])
-            columns.append(np.where(missing, np.nanmean(numbers), numbers))
-        else:
-            words = sorted({str(value) for value in found if value is not None})
-            columns += [
-                np.array([value is not None and str(value) == word for value in found], float) for word in words
-            ]
-        if missing.any():
-            columns.append(missing.astype(np.float64))
-        used.append(name)
-    made = np.stack(columns, axis=1) if columns else np.empty((len(ids), 0))
-    return made[:, made.std(axis=0) > 0], used
+    return known_features(store, data.items, data.contents, known)

@@ -29,6 +29,8 @@ LAYERS = (
         "search_eval",
         "indexes",
         "graph",
+        "audit",
+        "label_errors",
         "clusters",
         "embedding_map",
     },

@@ -16,6 +16,8 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vecstore.audit import Audit as Audit
+    from vecstore.audit import audit as audit
     from vecstore.clusters import Clusters as Clusters
     from vecstore.clusters import clusters as clusters
     from vecstore.curve import LearningCurve as LearningCurve
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from vecstore.ingest import IngestResult as IngestResult
     from vecstore.ingest import ingest as ingest
     from vecstore.label import label as label
+    from vecstore.label_errors import LabelErrors as LabelErrors
+    from vecstore.label_errors import label_errors as label_errors
     from vecstore.labelling import LabelResult as LabelResult
     from vecstore.predict import Prediction as Prediction
     from vecstore.predict import predict as predict
@@ -61,11 +65,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Audit": "audit",
     "Clusters": "clusters",
     "Dataset": "dataset",
     "EmbeddingMap": "embedding_map",
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
+    "LabelErrors": "label_errors",
     "LabelResult": "labelling",
     "LearningCurve": "curve",
     "NeighborGraph": "graph",
@@ -76,6 +82,7 @@ _HOMES = {
     "Store": "store.store",
     "VecstoreError": "errors",
     "ZeroShot": "zeroshot",
+    "audit": "audit",
     "clusters": "clusters",
     "create": "store.store",
     "dataset": "dataset",
@@ -89,6 +96,7 @@ _HOMES = {
     "info": "info",
     "ingest": "ingest",
     "label": "label",
+    "label_errors": "label_errors",
     "learning_curve": "curve",
     "neighbors": "graph",
     "open": "store.store",
@@ -103,11 +111,13 @@ _HOMES = {
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
 __all__ = [
+    "Audit",
     "Clusters",
     "Dataset",
     "EmbeddingMap",
     "IndexInfo",
     "IngestResult",
+    "LabelErrors",
     "LabelResult",
     "LearningCurve",
     "NeighborGraph",
@@ -118,6 +128,7 @@ __all__ = [
     "Store",
     "VecstoreError",
     "ZeroShot",
+    "audit",
     "clusters",
     "create",
     "dataset",
@@ -131,6 +142,7 @@ __all__ = [
     "info",
     "ingest",
     "label",
+    "label_errors",
     "learning_curve",
     "neighbors",
     "open",

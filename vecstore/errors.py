@@ -14,6 +14,7 @@
     │   ├── PackageMissing                 an optional library is not installed
     │   └── SpaceMismatch                  vectors of another fingerprint
     ├── DataError                 exit 1   labels or vectors that nothing can be learned from
+    ├── ProblemsFound             exit 5   a strict audit found a problem in the data
     └── StoreError                exit 1
         ├── NotAStore                      no catalog there
         ├── StoreTooNew                    a later format than this version reads
@@ -111,6 +112,12 @@ class SpaceMismatch(EncoderError):
 
 class DataError(VecstoreError, ValueError):
     """Labels or vectors that nothing can be learned from; also a ValueError, as scikit-learn's users expect."""
+
+
+class ProblemsFound(VecstoreError):
+    """A strict audit found something that makes a score wrong; `findings` has what."""
+
+    exit_code = 5
 
 
 class StoreError(VecstoreError):

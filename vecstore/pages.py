@@ -13,11 +13,13 @@ from vecstore.files import output_file, write_file
 from vecstore.records import Hit
 from vecstore.report.learning import learning_page
 from vecstore.report.similar import QueryCard, similar_page
+from vecstore.report.suspects import items_shown, suspects_page
 from vecstore.report.training import training_page
 from vecstore.store import Store
 
 if TYPE_CHECKING:
     from vecstore.curve import LearningCurve
+    from vecstore.label_errors import LabelErrors
     from vecstore.search import SearchResult
     from vecstore.trained import Probe
 
@@ -91,8 +93,19 @@ def write_curve_page(store: Store, curve: LearningCurve, path: str | os.PathLike
     write_file(target, learning_page(curve.to_dict() | {"store": store.path.name}).encode())
 
 
+def write_suspects_page(store: Store, found: LabelErrors, path: str | os.PathLike[str]) -> None:
+    """Write suspected label errors as one self-contained HTML page; errors as `write_similar_page`."""
+    target = output_file(path)
+    record = found.to_dict() | {"store": store.path.name}
+    write_file(target, suspects_page(record, _pictures(store, items_shown(record["suspects"]))).encode())
+
+
 def _thumbnails(store: Store, hits: Iterable[Hit]) -> dict[int, bytes]:
     """JPEG bytes by item id, of those items that have a thumbnail."""
-    hashes = store.hashes_of(hit.item_id for hit in hits)
+    return _pictures(store, [hit.item_id for hit in hits])
+
+
+def _pictures(store: Store, items: Iterable[int]) -> dict[int, bytes]:
+    hashes = store.hashes_of(items)
     pictures = store.thumbnails.get(list(set(hashes.values())))
     return {item: pictures[digest] for item, digest in hashes.items() if digest in pictures}

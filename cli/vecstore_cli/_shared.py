@@ -26,6 +26,8 @@ COMMANDS = {
     "train": "learn",
     "evaluate": "learn",
     "predict": "learn",
+    "audit": "check",
+    "label-errors": "check",
     "zero-shot": "ask",
     "learning-curve": "ask",
     "search": "find",

@@ -22,7 +22,7 @@ HELP = """Embed an imaging archive once; then train classifiers and find similar
 
 \b
 Exit codes: 0 done, 1 failure, 2 usage, 3 done in part (this run refused some
-images), 4 the store is damaged.
+images), 4 the store is damaged, 5 audit --strict found a problem.
 """
 
 

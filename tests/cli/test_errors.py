@@ -36,6 +36,7 @@ CODES = {
     "PackageMissing": 1,
     "SpaceMismatch": 1,
     "DataError": 1,
+    "ProblemsFound": 5,
     "StoreError": 1,
     "NotAStore": 1,
     "StoreTooNew": 1,
@@ -272,6 +273,36 @@ def test_two_spaces_and_none_named_is_an_error_that_lists_them(vecstore: Call, s
     assert vecstore("ingest", place / "archive", "--store", store, "--encoder", "fake:16").exit_code == 0
     for verb in (("search", store, "1"), ("train", store, "pneumonia"), ("export", store, "x.npz")):
         _refused(vecstore(*verb), 2, "has 2 spaces", "expected one of: fake-64, fake-16", "--space NAME")
+
+
+def test_a_strict_audit_ends_with_5_after_its_table(vecstore: Call, store: Path, tmp_path: Path) -> None:
+    arguments = ("audit", store, "pneumonia", "--strict", "--no-near-duplicates")
+    assert vecstore(*arguments).exit_code == 0
+    table = tmp_path / "split.csv"
+    rows = [f"{i:03d}.png,{('normal', 'pneumonia')[i // 3 % 2]},{('train', 'test')[i % 2]}\n" for i in range(60)]
+    table.write_text("file,label,part\n" + "".join(rows))
+    split = ("--task", "pneumonia", "--key", "file", "--value", "label", "--split-column", "part")
+    assert vecstore("label", store, table, *split).exit_code == 0
+    done = vecstore(*arguments)
+    assert done.exit_code == 5
+    assert re.search(
+        r"^PROBLEM +patients across parts +pneumonia +of 20 patients 20 are in the test part", done.stdout, re.M
+    )
+    assert done.stderr.splitlines()[-1].startswith(
+        "Error: the audit of chest.vecs found 1 problem (patients across parts: of 20 patients 20 are"
+    )
+    assert vecstore(*arguments[:3], arguments[4]).exit_code == 0
+    machine = vecstore(*arguments, "--json")
+    assert machine.exit_code == 5 and machine.stdout.startswith("{")
+
+
+def test_what_an_audit_is_asked_in_vain_is_told(vecstore: Call, place: Path) -> None:
+    _refused(vecstore("audit", place / "chest.vecs", "absent"), 2, "no task 'absent'", "one of: pneumonia")
+    _refused(vecstore("audit", place / "chest.vecs", "--cosine", 2), 2, "cosine = 2", "a similarity up to 1")
+    several = ("label-errors", place / "chest.vecs", "pneumonia", "--model", 1, "--group", "age")
+    _refused(vecstore(*several), 2, "model 1, and a space, group or where", "one of them", "leave --space")
+    page = ("label-errors", place / "chest.vecs", "pneumonia", "--html", place / "no" / "x.html")
+    _refused(vecstore(*page), 2, "its folder does not exist")
 
 
 def test_a_conflict_of_labels_is_refused_with_examples(vecstore: Call, store: Path, tmp_path: Path) -> None:

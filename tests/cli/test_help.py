@@ -38,7 +38,7 @@ def test_help_of_the_group_lists_every_verb_and_the_exit_codes(vecstore: Call) -
     assert done.exit_code == 0
     for verb in COMMANDS:
         assert re.search(rf"^  {verb} +\w", done.stdout, re.M), verb
-    for code in ("0 done", "1 failure", "2 usage", "3 done in part", "4 the store is damaged"):
+    for code in ("0 done", "1 failure", "2 usage", "3 done in part", "4 the store is damaged", "5 audit --strict"):
         assert code in re.sub(r"\s+", " ", done.stdout)
 
 

@@ -147,6 +147,18 @@ def test_info_and_log_are_their_tables(vecstore: Call, place: Path) -> None:
     assert (earlier["items"], earlier["commit"], earlier["last_commit"]) == (0, 2, 5)
 
 
+def test_audit_and_label_errors_are_plain_records(vecstore: Call, place: Path) -> None:
+    found = _only(vecstore("audit", place / "chest.vecs", "pneumonia", "--json"))
+    assert {"store", "tasks", "group_column", "space", "findings", "counts", "pixels_read"} <= found.keys()
+    assert (found["tasks"], found["group_column"], found["pixels_read"]) == (["pneumonia"], "patient_id", 0)
+    names = {"check", "severity", "title", "told", "task", "about", "counts", "examples", "do"}
+    assert all(finding.keys() == names for finding in found["findings"])
+    assert sum(found["counts"].values()) == len(found["findings"])
+    errors = _only(vecstore("label-errors", place / "chest.vecs", "pneumonia", "--json"))
+    assert (errors["model_id"], errors["predictions"], errors["n"]) == (1, "out-of-fold (60)", 60)
+    assert errors["found"] == len(errors["suspects"]) == sum(pair["count"] for pair in errors["pairs"])
+
+
 def test_demo_is_one_object(vecstore: Call, shared: Path, tmp_path: Path, fake_for_all: None) -> None:
     file = shared / "medmnist" / "breastmnist.npz"
     found = _only(vecstore("demo", "--medmnist", file, "--folder", tmp_path / "demo", "--json"))

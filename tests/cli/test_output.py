@@ -326,6 +326,37 @@ def test_plain_lines_have_rate_and_time_left(capsys: pytest.CaptureFixture[str])
     assert third == "a.png: cut short"
 
 
+def test_an_audit_is_a_table_with_the_worst_first_and_examples(vecstore: Call, place: Path) -> None:
+    done = vecstore("audit", place / "chest.vecs")
+    head, columns, *lines = done.stdout.splitlines()
+    assert re.fullmatch(r"chest\.vecs, commit 5, 60 items: (\d+ (PROBLEM|warning|not checked|fine)(, )?)+", head), head
+    assert columns.split() == ["check", "task", "found"]
+    ranks = [("PROBLEM", "warning", "not checked", "fine").index(re.split(r" {2,}", line)[0]) for line in lines[:12]]
+    assert ranks == sorted(ranks)
+    assert re.search(r"^fine +group column +patient_id: 20 groups of 60 items$", done.stdout, re.M)
+    assert re.search(
+        r"^fine +patients across parts +pneumonia +no official split; 20 of 20 patients", done.stdout, re.M
+    )
+    assert done.stderr == "groups: patient_id\n"
+
+
+def test_suspects_are_a_table_and_a_sentence(vecstore: Call, store: Path, place: Path, tmp_path: Path) -> None:
+    wrong = (place / "findings.csv").read_text().replace("010.png,pneumonia", "010.png,normal")
+    (tmp_path / "wrong.csv").write_text(wrong)
+    arguments = ("--task", "pneumonia", "--key", "path", "--value", "label")
+    assert vecstore("label", store, tmp_path / "wrong.csv", *arguments).exit_code == 0
+    done = vecstore("label-errors", store, "pneumonia", "--top", 1, "--html", tmp_path / "s.html")
+    columns, row, said = done.stdout.splitlines()
+    assert re.split(r" {2,}", columns)[:4] == ["rank", "item_id", "locator", "given"]
+    assert re.match(r" +1 +11  010\.png  normal +0?\.?\d+ +pneumonia +", row), row
+    assert re.fullmatch(
+        r"pneumonia: \d+ of 60 labels are suspect(, the first 1 are shown)?;"
+        r" predictions: out-of-fold \(60\) of a logistic regression made for this",
+        said,
+    )
+    assert "010.png" in (tmp_path / "s.html").read_text()
+
+
 # Pipes
 
 

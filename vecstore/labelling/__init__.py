@@ -165,6 +165,7 @@ def import_table(
         "uncertain_policy": uncertain_policy,
         "delimiter": delimiter,
         "on_conflict": on_conflict,
+        "conflicts": rows.conflicts,
         "source": source,
         "columns": list(rows.columns),
         "add": add,

@@ -73,7 +73,7 @@ def similar_page(
 
 
 def _card(hit: Hit, thumbnail: bytes | None) -> dict[str, Any]:
-    folder, name = _parted(clean(hit.locator))
+    folder, name = parted(clean(hit.locator))
     return {
         "rank": hit.rank,
         "score": f"{hit.score:.4f}",
@@ -89,10 +89,10 @@ def _card(hit: Hit, thumbnail: bytes | None) -> dict[str, Any]:
     }
 
 
-def _parted(locator: str) -> tuple[str, str]:
+def parted(locator: str) -> tuple[str, str]:
     """Where a picture is, and its own name.
 
-    >>> _parted("ct.zip!head/1.dcm#2"), _parted("a.png")
+    >>> parted("ct.zip!head/1.dcm#2"), parted("a.png")
     (('ct.zip!head', '1.dcm#2'), ('', 'a.png'))
     """
     cut = max(locator.rfind("/"), locator.rfind("!")) + 1
