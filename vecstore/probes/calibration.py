@@ -17,7 +17,16 @@ from scipy.sparse import coo_array
 from scipy.special import expit, log_softmax, logit, softmax
 
 from vecstore.errors import DataError, NotFound
-from vecstore.probes.estimates import Estimate, Interval, group_numbers, number, percentiles, ratio, replicates
+from vecstore.probes.estimates import (
+    Estimate,
+    Interval,
+    group_numbers,
+    number,
+    percentiles,
+    ratio,
+    replicates,
+    row_means,
+)
 from vecstore.probes.measures import shown_columns
 from vecstore.probes.metrics import checked
 from vecstore.records import DoubleArray, IntArray, TaskKind
@@ -334,18 +343,7 @@ def calibration(
     if len(codes) != len(scores):
         raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     size, known = int(codes.max()) + 1, ~np.isnan(truth)
-    squares, logs = _losses(truth, scores, kind)
-    held = known if kind == "multi-label" else np.ones((len(scores), 1))
-    sums = np.stack(
-        [np.bincount(codes, column, size) for part in (squares, logs, held) for column in np.atleast_2d(part.T)]
-    )
-    width = held.shape[1]
-
-    def means(drawn: DoubleArray) -> dict[str, DoubleArray]:
-        square, log, n = np.split(np.einsum("cg,bg->bc", sums, drawn), [width, 2 * width], axis=1)
-        return {"brier": _mean(ratio(square, n)), "log_loss": _mean(ratio(log, n))}
-
-    whole, resampled = replicates(means, size, n_boot, seed)
+    whole, resampled = replicates(Losses(truth, scores, kind, codes), size, n_boot, seed)
     shown = shown_columns(names, kind)
     columns = {
         names[k]: _Column(truth[known[:, k], k], scores[known[:, k], k], codes[known[:, k]])
@@ -367,11 +365,10 @@ def calibration(
     told = {name: _reliability(column, bins, curve_bins, intervals.get(name)) for name, column in columns.items()}
     top = told.pop(_TOP, None)
     prior = np.where(known, truth, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    flat, _ = _losses(truth, np.broadcast_to(prior, scores.shape), kind)
-    base = _mean(ratio(flat.sum(axis=0), held.sum(axis=0))[None])[0]
+    flat = Losses(truth, np.broadcast_to(prior, scores.shape), kind, codes)(np.ones((1, size)))
     return Calibration(
         brier=Estimate.of(float(whole["brier"]), resampled["brier"]),
-        brier_of_prior=float(base),
+        brier_of_prior=float(flat["brier"][0]),
         log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"]),
         bins=bins,
         curve_bins=curve_bins,
@@ -381,21 +378,39 @@ def calibration(
     )
 
 
-def _mean(values: DoubleArray) -> DoubleArray:
-    known = ~np.isnan(values)
-    return ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
+class Losses:
+    """Brier score and log-loss under weights of the groups, each of shape (block,).
+
+    Parameters
+    ----------
+    truth, scores : ndarray of shape (n, n_classes), float64
+    kind : {"binary", "multi-class", "multi-label"}
+    codes : ndarray of shape (n,), int64
+    """
+
+    def __init__(self, truth: DoubleArray, scores: DoubleArray, kind: TaskKind, codes: IntArray) -> None:
+        squares, logs, held = _losses(truth, scores, kind)
+        self._width, size = held.shape[1], int(codes.max()) + 1
+        self._sums = np.stack([np.bincount(codes, column, size) for part in (squares, logs, held) for column in part.T])
+
+    def __call__(self, drawn: DoubleArray) -> dict[str, DoubleArray]:
+        """Means over rows; several labels: mean over labels."""
+        ends = [self._width, 2 * self._width]
+        square, log, n = np.split(np.einsum("cg,bg->bc", self._sums, drawn), ends, axis=1)
+        return {"brier": row_means(ratio(square, n)), "log_loss": row_means(ratio(log, n))}
 
 
-def _losses(truth: DoubleArray, scores: DoubleArray, kind: TaskKind) -> tuple[DoubleArray, DoubleArray]:
-    """Squared and logarithmic loss of each row, of shape (n, 1); of several labels (n, n_labels), 0 where unknown."""
+def _losses(truth: DoubleArray, scores: DoubleArray, kind: TaskKind) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
+    """Squared and logarithmic loss of each row, and whether it counts: of shape (n, 1); of several labels per label."""
     least = np.finfo(np.float64).tiny
     if kind == "multi-label":
         known = ~np.isnan(truth)
         sure = np.where(truth == 1, scores, 1 - scores)
-        return np.where(known, (1 - sure) ** 2, 0), np.where(known, -np.log(np.maximum(sure, least)), 0)
+        squares, logs = (1 - sure) ** 2, -np.log(np.maximum(sure, least))
+        return np.where(known, squares, 0), np.where(known, logs, 0), known.astype(np.float64)
     sure = scores[truth == 1]  # one per row, in the order of rows
     squares = (1 - sure) ** 2 if kind == "binary" else ((scores - truth) ** 2).sum(axis=1)
-    return squares[:, None], -np.log(np.maximum(sure, least))[:, None]
+    return squares[:, None], -np.log(np.maximum(sure, least))[:, None], np.ones((len(scores), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +426,8 @@ def _shares(
     columns: Sequence[_Column], curve_bins: int, size: int, n_boot: int, seed: int
 ) -> list[list[Interval | None]]:
     """Interval of the observed share in each bin of each column: all of them from the same resamples of groups."""
+    if not columns:
+        return []
     bins_of = [_equal_mass(column.scores, curve_bins) for column in columns]
     counts = [int(bin_of.max()) + 1 for bin_of in bins_of]
     starts = np.concatenate([[0], np.cumsum(counts)])

@@ -178,7 +178,7 @@ def measure(
     stated = _stated(prevalence, [names[k] for k in shown], kind)
     order = _ordered(ordinal, names, kind)
     notes: list[str] = []
-    rules = [_decided(scores, kind)[:, shown]]
+    rules = [decided(scores, kind)[:, shown]]
     targets: list[tuple[str, float, list[DoubleArray]]] = []
     if tuning is None:
         notes.append("no thresholds were chosen: there are no out-of-fold predictions to choose them on")
@@ -389,7 +389,7 @@ def _rates(found: Mapping[str, DoubleArray], stated: DoubleArray | None) -> dict
     }
 
 
-def _decided(scores: DoubleArray, kind: TaskKind) -> BoolArray:
+def decided(scores: DoubleArray, kind: TaskKind) -> BoolArray:
     """The usual decision: several labels beyond 0.5 each; else the most probable class, of equals the first."""
     if kind == "multi-label":
         return np.asarray(scores > 0.5)
