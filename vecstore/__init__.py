@@ -16,6 +16,8 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vecstore.compare import Comparison as Comparison
+    from vecstore.compare import compare as compare
     from vecstore.curve import LearningCurve as LearningCurve
     from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "compare",
     "Dataset": "dataset",
     "IndexInfo": "indexes",
     "IngestResult": "ingest",
@@ -70,6 +73,7 @@ _HOMES = {
     "Store": "store.store",
     "VecstoreError": "errors",
     "ZeroShot": "zeroshot",
+    "compare": "compare",
     "create": "store.store",
     "dataset": "dataset",
     "evaluate": "evaluate",
@@ -95,6 +99,7 @@ _HOMES = {
 """Where each public name lives. It is loaded when it is first used, so that `import vecstore` costs nothing."""
 
 __all__ = [
+    "Comparison",
     "Dataset",
     "IndexInfo",
     "IngestResult",
@@ -108,6 +113,7 @@ __all__ = [
     "Store",
     "VecstoreError",
     "ZeroShot",
+    "compare",
     "create",
     "dataset",
     "evaluate",
