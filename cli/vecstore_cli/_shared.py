@@ -25,6 +25,7 @@ COMMANDS = {
     "log": "show",
     "train": "learn",
     "evaluate": "learn",
+    "compare": "learn",
     "predict": "learn",
     "zero-shot": "ask",
     "learning-curve": "ask",
