@@ -70,17 +70,12 @@ def test_brier_and_log_loss_equal_scikit_learn() -> None:
 def test_calibration_error_equals_its_definition_and_scikit_learns_curve(bins: int) -> None:
     y, p = overconfident(400, "binary")
     found = calibration(y, p, ["n", "y"], "binary", bins=bins, curve_bins=bins, n_boot=0).per_class["y"]
-    for strategy, error in (("uniform", found.ece), ("quantile", found.ece_mass)):
-        edges = (
-            np.linspace(0, 1, bins + 1) if strategy == "uniform" else np.quantile(p[:, 1], np.linspace(0, 1, bins + 1))
-        )
-        of = np.clip(np.searchsorted(edges, p[:, 1], side="right") - 1, 0, bins - 1)
-        gaps = [
-            abs(y[of == b].mean() - p[of == b, 1].mean()) * (of == b).mean() for b in range(bins) if (of == b).any()
-        ]
-        assert error == pytest.approx(sum(gaps), abs=1e-12 if strategy == "uniform" else 2e-2)
+    of = np.minimum((p[:, 1] * bins).astype(int), bins - 1)
+    gaps = [abs(y[of == b].mean() - p[of == b, 1].mean()) * (of == b).mean() for b in np.unique(of)]
+    assert found.ece == pytest.approx(sum(gaps), abs=1e-12)
     observed, predicted = calibration_curve(y, p[:, 1], n_bins=bins, strategy="quantile")
-    assert [one.n for one in found.curve] == [len(y) // bins + (len(y) % bins > 0)] * len(found.curve) or bins == 15
+    counts = [one.n for one in found.curve]
+    assert len(counts) == bins and max(counts) - min(counts) <= 1
     np.testing.assert_allclose([one.predicted for one in found.curve], predicted, atol=0.03)
     np.testing.assert_allclose([one.observed for one in found.curve], observed, atol=0.08)
     rows = sum(one.n * abs(one.predicted - one.observed) for one in found.curve)

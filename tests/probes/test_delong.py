@@ -70,7 +70,7 @@ def _by_definition(rows: Any, positive: Any) -> tuple[Any, Any]:
     return wins.mean(axis=(1, 2)), np.cov(v10) / x.shape[1] + np.cov(v01) / y.shape[1]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 3))
 def test_midranks_give_what_pairs_give(seed: int, decimals: int) -> None:
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
@@ -133,7 +133,7 @@ def test_resampled_figures_are_those_of_the_repeated_rows() -> None:
         kept.setdefault("drawn", []).append(drawn.copy())
         return {"n": drawn.sum(axis=1)}
 
-    replicates(spy, 40, 20, seed=3)
+    replicates(spy, int(groups.max()) + 1, 20, seed=3)
     drawn = np.concatenate(kept["drawn"][1:])
     for weights in drawn[:10]:
         rows = np.repeat(np.arange(120), weights[groups].astype(int))
@@ -179,6 +179,7 @@ def test_classes_that_are_numbers_are_ordered_by_value_and_others_as_told() -> N
 # Operating points
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["sensitivity", "specificity"]), st.floats(0.05, 0.99))
 def test_a_threshold_has_at_least_what_was_asked_and_none_gives_more_of_the_other(
     seed: int, fixed: str, at: float
@@ -328,6 +329,7 @@ def test_the_bootstrap_reproduces_efron_and_tibshirani() -> None:
     assert MICE[order][middle].std() == pytest.approx(37.83, abs=0.8)  # the same of the median
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     np.testing.assert_allclose(holm(p_values), multipletests(p_values, method="holm")[1], atol=EXACT)
