@@ -57,9 +57,9 @@ def test_a_model_carries_its_calibration_everywhere(colour_store: Store, method:
         "rows": 63,
         "groups": 21,
     }
-    assert made.calibrator == fit_calibrator(
-        method, plain.y, plain.probabilities, "multi-class", plain.out_of_fold.groups
-    )  # type: ignore[union-attr]
+    assert made.calibrator is not None and plain.out_of_fold is not None
+    known = plain.out_of_fold
+    assert made.calibrator == fit_calibrator(method, known.y, known.probabilities, "multi-class", known.groups)
     assert not np.allclose(made.probabilities, plain.probabilities)
     vectors = dataset(colour_store, "colour").vectors()
     np.testing.assert_array_equal(made.predict_proba(vectors), made.calibrator(plain.predict_proba(vectors)))

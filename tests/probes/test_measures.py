@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm, t
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -92,7 +93,7 @@ def test_multi_class_figures_equal_scikit_learn() -> None:
     for k, name in enumerate("abcd"):
         tn, fp, fn, tp = confusion_matrix(y == k, guess == k).ravel()
         figures = found.per_class[name]
-        told = [figures[figure].value for figure in ("sensitivity", "specificity", "ppv", "npv")]
+        told: Any = [figures[figure].value for figure in ("sensitivity", "specificity", "ppv", "npv")]
         np.testing.assert_allclose(told, [tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), tn / (tn + fn)], atol=EXACT)
     assert "quadratic_kappa" not in found.overall  # letters have no order
 
@@ -118,7 +119,8 @@ def test_several_labels_are_judged_where_they_are_known() -> None:
 def test_measures_and_the_scores_of_a_record_are_the_same_figures_and_intervals(kind: Any, k: int) -> None:
     y, p = noisy(200, k)
     groups = np.random.default_rng(1).integers(0, 60, 200)
-    found, scores = (judge(y, p, list("abcd")[:k], kind, groups, n_boot=100) for judge in (measure, evaluate))
+    found = measure(y, p, list("abcd")[:k], kind, groups, n_boot=100)
+    scores = evaluate(y, p, list("abcd")[:k], kind, groups, n_boot=100)
     for name in ("auc", "accuracy", "balanced_accuracy"):
         assert value(found, name) == pytest.approx(getattr(scores, name), abs=EXACT)
         assert found.overall[name].interval == pytest.approx(getattr(scores, f"{name}_interval"), abs=EXACT)
@@ -150,7 +152,7 @@ def test_resampled_figures_are_those_of_the_repeated_rows() -> None:
         for rows in (np.repeat(np.arange(120), weights[groups].astype(int)) for weights in drawn)
     ]
     for name, column in zip(("quadratic_kappa", "f1", "auprc"), np.array(expected).T, strict=True):
-        assert found.overall[name].interval == pytest.approx(percentiles(column), abs=EXACT)
+        assert found.overall[name].interval == pytest.approx(percentiles(column, int(groups.max()) + 1), abs=EXACT)
 
 
 # Kappa
@@ -327,6 +329,16 @@ def test_the_bootstrap_reproduces_efron_and_tibshirani() -> None:
     order = np.argsort(MICE)
     middle = (np.cumsum(draws[:, order], axis=1) >= 4).argmax(axis=1)
     assert MICE[order][middle].std() == pytest.approx(37.83, abs=0.8)  # the same of the median
+
+
+def test_percentiles_are_expanded_as_hesterberg_has_it_and_hardly_for_many_groups() -> None:
+    values = np.arange(100_001) / 1e5
+    expected = norm.cdf(-np.sqrt(30 / 29) * t.ppf(0.975, 29))
+    assert percentiles(values, 30) == pytest.approx((expected, 1 - expected), abs=1e-12)
+    assert round(expected, 3) == 0.019
+    assert percentiles(values, 10**7) == pytest.approx((0.025, 0.975), abs=1e-6)
+    assert percentiles(values, 1) == (0, 1)
+    assert percentiles(np.full(3, np.nan), 30) is None
 
 
 @settings(max_examples=25, deadline=None)

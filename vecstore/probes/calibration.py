@@ -367,9 +367,9 @@ def calibration(
     prior = np.where(known, truth, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     flat = Losses(truth, np.broadcast_to(prior, scores.shape), kind, codes)(np.ones((1, size)))
     return Calibration(
-        brier=Estimate.of(float(whole["brier"]), resampled["brier"]),
+        brier=Estimate.of(float(whole["brier"]), resampled["brier"], size),
         brier_of_prior=float(flat["brier"][0]),
-        log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"]),
+        log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"], size),
         bins=bins,
         curve_bins=curve_bins,
         per_class=told,
@@ -442,7 +442,8 @@ def _shares(
         return {"observed": ratio(np.asarray(hits @ turned), np.asarray(held @ turned)).T}
 
     _, resampled = replicates(shares, size, n_boot, seed)
-    found = [percentiles(column) for column in resampled["observed"].T]
+    groups = np.diff(held.indptr).tolist()  # that have rows in each bin
+    found = [percentiles(column, n) for column, n in zip(resampled["observed"].T, groups, strict=True)]
     return [found[start:end] for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
 
 

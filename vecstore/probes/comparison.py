@@ -114,7 +114,7 @@ def compared(
         whole.append(one)
         resampled.append(many)
     models = [
-        {name: Estimate.of(float(one[name]), many[name]) for name in METRICS}
+        {name: Estimate.of(float(one[name]), many[name], size) for name in METRICS}
         for one, many in zip(whole, resampled, strict=True)
     ]
     shown = shown_columns(names, kind)
@@ -125,7 +125,7 @@ def compared(
         apart = resampled[a][metric] - resampled[b][metric]
         tests = {names[k]: _tested(scores[a][:, k], scores[b][:, k], truth[:, k]) for k in shown} if single else {}
         usable = not np.isnan(value) and bool((~np.isnan(apart)).any())
-        interval, p = (percentiles(apart), two_sided(apart)) if usable else (None, None)
+        interval, p = (percentiles(apart, size), two_sided(apart)) if usable else (None, None)
         found.append((a, b, None if np.isnan(value) else value, interval, p, tests))
     corrected = iter(holm([one[4] for one in found if one[4] is not None]))
     told = []

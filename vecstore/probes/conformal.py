@@ -239,7 +239,7 @@ def check_sets(
     total = float((weights[:, None] * known).sum())
     return SetsCheck(
         coverage=base.coverage,
-        covered=Estimate.of(float(whole["covered"]), resampled["covered"]),
+        covered=Estimate.of(float(whole["covered"]), resampled["covered"], size),
         size=float((weights[:, None] * known * sizes).sum() / total),
         answered=float((weights[:, None] * known * (sizes == 1)).sum() / total),
         empty=float((weights[:, None] * known * (sizes == 0)).sum() / total),

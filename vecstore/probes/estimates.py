@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, stdtrit
 
 from vecstore.probes.auc import resamples
 from vecstore.records import DoubleArray, IntArray
@@ -26,24 +27,39 @@ class Estimate:
     ----------
     value : float or None
     interval : (float, float) or None
-        Percentiles over resamples of groups.
+        Over resamples of groups: see `percentiles`.
     """
 
     value: float | None
     interval: Interval | None = None
 
     @classmethod
-    def of(cls, value: float, replicates: DoubleArray) -> Estimate:
-        """From a value and its replicates, of shape (n_boot,); either may be NaN."""
-        return cls(number(value), percentiles(replicates) if not np.isnan(value) else None)
+    def of(cls, value: float, replicates: DoubleArray, n_groups: int) -> Estimate:
+        """From a value and its replicates, of shape (n_boot,), over so many groups; either may be NaN."""
+        return cls(number(value), percentiles(replicates, n_groups) if not np.isnan(value) else None)
 
 
-def percentiles(replicates: DoubleArray, level: float = LEVEL) -> Interval | None:
-    """Percentile interval of those that are numbers; None where none is."""
+def percentiles(replicates: DoubleArray, n_groups: int, level: float = LEVEL) -> Interval | None:
+    """Percentile interval of those that are numbers, expanded for the number of groups; None where none is.
+
+    Plain percentiles are too narrow for few groups: they have the standard deviation that divides by n, and a normal
+    distribution's tails. So the percentiles are those that make up for both (Hesterberg 2015, Am. Statistician 69,
+    371-386, section 3.2): 1.9 and 98.1 for 30 groups, 2.5 and 97.5 for very many.
+
+    Parameters
+    ----------
+    replicates : ndarray of shape (n_boot,), float64
+    n_groups : int
+        That were resampled; of a single one the interval is the whole range.
+    level : float
+    """
     known = replicates[~np.isnan(replicates)]
     if not len(known):
         return None
-    tail = round(50 * (1 - level), 9)  # 2.5, and not what is left of it in binary
+    tail = 0.0
+    if n_groups > 1:
+        reach = stdtrit(n_groups - 1, (1 + level) / 2) * np.sqrt(n_groups / (n_groups - 1))
+        tail = 100 * float(ndtr(-reach))
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
 

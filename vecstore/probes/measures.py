@@ -188,20 +188,21 @@ def measure(
             targets.append((fixed, at, chosen))
             rules.append(called)
     judge = Judge(truth, scores, kind, codes, shown, rules, order)
-    whole, resampled = replicates(judge, int(codes.max()) + 1, n_boot, seed)
+    size = int(codes.max()) + 1
+    whole, resampled = replicates(judge, size, n_boot, seed)
     labels = [names[k] for k in shown]
     rates = _rates(whole, stated), _rates(resampled, stated)
 
     def told(name: str, j: int, rule: int = 0) -> Estimate:
         if name in ("auc", "auprc"):
-            return Estimate.of(whole[name][j], resampled[name][:, j])
-        return Estimate.of(rates[0][name][j, rule], rates[1][name][:, j, rule])
+            return Estimate.of(whole[name][j], resampled[name][:, j], size)
+        return Estimate.of(rates[0][name][j, rule], rates[1][name][:, j, rule], size)
 
-    overall = {name: Estimate.of(*values) for name, values in _overall(whole, resampled, kind).items()}
+    overall = {name: Estimate.of(*values, size) for name, values in _overall(whole, resampled, kind).items()}
     for rule, (fixed, _, _) in enumerate(targets, 1):
         other = "sensitivity" if fixed == "specificity" else "specificity"
         value = row_means(rates[0][other][None, :, rule])[0]
-        overall[f"{other}_at_{fixed}"] = Estimate.of(value, row_means(rates[1][other][:, :, rule]))
+        overall[f"{other}_at_{fixed}"] = Estimate.of(value, row_means(rates[1][other][:, :, rule]), size)
     points = {
         label: [
             OperatingPoint(
@@ -215,12 +216,12 @@ def measure(
         ]
         for j, label in enumerate(labels)
     }
-    single = len(scores) == int(codes.max()) + 1
+    single = len(scores) == size
     seen = ratio(whole["positive"], whole["positive"] + whole["negative"])
     return Measures(
         kind=kind,
         n=len(scores),
-        groups=int(codes.max()) + 1,
+        groups=size,
         overall=overall,
         per_class={label: {name: told(name, j) for name in PER_CLASS} for j, label in enumerate(labels)},
         points=points,

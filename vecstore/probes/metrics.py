@@ -25,7 +25,7 @@ class Scores:
     auc : float or None
         Area under the ROC curve; several classes: mean of one-vs-rest areas, several labels: mean over labels.
     auc_interval : (float, float) or None
-        95 % percentile interval over resamples of groups.
+        95 % percentile interval over resamples of groups, expanded where they are few: see `estimates.percentiles`.
     auc_per_class : mapping of class to float or None
         Binary: the positive class only.
     auc_interval_per_class : mapping of class to (float, float) or None
@@ -108,7 +108,8 @@ def evaluate(
     shown = range(len(names) - 1, len(names)) if kind == "binary" else range(len(names))
     rankings = [OneVsRest(scores[:, k], truth[:, k], codes) for k in shown]
     hits = _Hits(truth, scores, kind, codes)
-    once = np.ones((1, int(codes.max()) + 1))
+    size = int(codes.max()) + 1
+    once = np.ones((1, size))
     auc = np.array([ranking(once.astype(np.uint8))[0] for ranking in rankings])
     point = hits(once)
     boot_auc, boot_hits = _bootstrap(rankings, hits, codes, n_boot, seed)
@@ -116,15 +117,15 @@ def evaluate(
     return Scores(
         kind=kind,
         auc=number(row_means(auc[None, :])[0]),
-        auc_interval=percentiles(row_means(boot_auc)),
+        auc_interval=percentiles(row_means(boot_auc), size),
         auc_per_class={label: number(value) for label, value in zip(labels, auc, strict=True)},
-        auc_interval_per_class={label: percentiles(boot_auc[:, j]) for j, label in enumerate(labels)},
+        auc_interval_per_class={label: percentiles(boot_auc[:, j], size) for j, label in enumerate(labels)},
         accuracy=number(point[0, 0]),
-        accuracy_interval=percentiles(boot_hits[:, 0]),
+        accuracy_interval=percentiles(boot_hits[:, 0], size),
         balanced_accuracy=number(point[0, 1]),
-        balanced_accuracy_interval=percentiles(boot_hits[:, 1]),
+        balanced_accuracy_interval=percentiles(boot_hits[:, 1], size),
         n=len(scores),
-        groups=int(codes.max()) + 1,
+        groups=size,
         notes=tuple(_notes(truth, names, auc, labels, kind)),
     )
 

@@ -159,8 +159,9 @@ def subgroups(
         if at not in here:
             cells.append(Cell(label, None, None, None, None, True))
             continue
-        gap = Estimate.of(float(whole[f"gap {at}"]), resampled[f"gap {at}"]) if at in others else None
-        auc = Estimate.of(float(whole[f"{at}"]), resampled[f"{at}"])
+        fewer = min(held[at], len(np.unique(codes[rest[at]])))
+        gap = Estimate.of(float(whole[f"gap {at}"]), resampled[f"gap {at}"], fewer) if at in others else None
+        auc = Estimate.of(float(whole[f"{at}"]), resampled[f"{at}"], held[at])
         cells.append(Cell(label, int((numbers == at).sum()), held[at], auc, gap, False))
     notes = [
         f"{cell.value}: no AUC, a class has no rows there"
