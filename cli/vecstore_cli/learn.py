@@ -260,7 +260,6 @@ def compare(store: str, task: str, models: str | None, metric: str, seed: int, a
     after Holm's correction for the number of pairs. Where each group has one row, DeLong's paired test stands beside.
 
     \b
-      vecstore train chest.vecs pneumonia --model knn
       vecstore compare chest.vecs pneumonia
       vecstore compare chest.vecs pneumonia --metric brier
     """
