@@ -14,7 +14,9 @@ LAYERS = (
     {"errors", "files", "records", "tables"},
     {"sources", "decode", "encoders", "store", "index", "probes", "report"},
     {"embedding", "labelling", "dataset", "neighbours", "trained", "pages"},
+    {"rescoring", "familiar"},  # what several verbs start from
     {
+        "compare",
         "ingest",
         "label",
         "train",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vecstore.audit import audit as audit
     from vecstore.clusters import Clusters as Clusters
     from vecstore.clusters import clusters as clusters
+    from vecstore.compare import Comparison as Comparison
+    from vecstore.compare import compare as compare
     from vecstore.curve import LearningCurve as LearningCurve
     from vecstore.curve import learning_curve as learning_curve
     from vecstore.dataset import Dataset as Dataset
@@ -67,6 +69,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Audit": "audit",
     "Clusters": "clusters",
+    "Comparison": "compare",
     "Dataset": "dataset",
     "EmbeddingMap": "embedding_map",
     "IndexInfo": "indexes",
@@ -84,6 +87,7 @@ _HOMES = {
     "ZeroShot": "zeroshot",
     "audit": "audit",
     "clusters": "clusters",
+    "compare": "compare",
     "create": "store.store",
     "dataset": "dataset",
     "embedding_map": "embedding_map",
@@ -113,6 +117,7 @@ _HOMES = {
 __all__ = [
     "Audit",
     "Clusters",
+    "Comparison",
     "Dataset",
     "EmbeddingMap",
     "IndexInfo",
@@ -130,6 +135,7 @@ __all__ = [
     "ZeroShot",
     "audit",
     "clusters",
+    "compare",
     "create",
     "dataset",
     "embedding_map",

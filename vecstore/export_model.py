@@ -40,7 +40,7 @@ def export_model(
     UsageError
         Another ending, or no folder to write to.
     DataError
-        A model that this format can't hold.
+        A model, or a calibration, that this format can't hold.
     PackageMissing
         ONNX without the package `onnx`.
     NotFound, StoreDamaged, DiskFull, NotWritable
@@ -69,7 +69,9 @@ def export_model(
         }
         # What else decides which vectors it takes: rows of several spaces side by side, or of pooled pictures.
         facts |= {name: told for name in ("spaces", "level", "pool") if (told := getattr(record, name, None))}
-        data = writer(probe.estimator, record.classes, facts)
+        if record.calibration is not None:
+            facts["calibration"] = record.calibration
+        data = writer(probe.estimator, record.classes, facts, probe.calibrator)
         write_file(target, data)
         return {
             "path": str(target),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +15,11 @@ from vecstore.dataset import level_column, make_units
 from vecstore.embedding import embed_new
 from vecstore.encoders import open_encoder
 from vecstore.encoders.base import Encoder
-from vecstore.errors import UsageError
+from vecstore.errors import DataError, UsageError
+from vecstore.familiar import Archive, archive
+from vecstore.probes.conformal import PredictionSets, prediction_sets
 from vecstore.probes.pooling import pooled
-from vecstore.records import BoolArray, DoubleArray, IntArray
+from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray, TaskKind
 from vecstore.store import Items, Space, Store, using
 from vecstore.store.catalog import visible
 from vecstore.trained import Probe, load, spaces_of
@@ -45,6 +49,15 @@ class Prediction:
         figures are those of `train` and `evaluate`.
     pictures : int
         How many are scored together.
+    set : tuple of str or None
+        Where a coverage was asked for: the classes that can't be ruled out; none or several are no answer. Several
+        labels: those that may be present.
+    absent : tuple of str or None
+        Several labels: those that may be absent. A label in both is undecided.
+    similarity : float or None
+        Where a coverage was asked for: cosine to the most similar case trained on, of another group.
+    unfamiliar : bool or None
+        Whether that is lower than among the cases trained on, but for 1 - coverage of them.
     """
 
     item: str
@@ -54,6 +67,10 @@ class Prediction:
     reason: str = ""
     in_training: bool = False
     pictures: int = 1
+    set: tuple[str, ...] | None = None
+    absent: tuple[str, ...] | None = None
+    similarity: float | None = None
+    unfamiliar: bool | None = None
 
 
 def predict(
@@ -66,6 +83,7 @@ def predict(
     encoder: str | Sequence[str] | None = None,
     weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     device: str | None = None,
+    coverage: float | None = None,
 ) -> Iterator[Prediction]:
     """Apply a probe.
 
@@ -87,6 +105,9 @@ def predict(
     encoder, weights, device : optional
         How to open the probe's encoder, where its name alone does not find the weights. Of a probe over several
         spaces one each, in the order of its record; an empty text is the one of the record.
+    coverage : float, optional
+        Also tell the set of classes that holds the truth so often (of a random picture of a random new group), and
+        whether there is a similar case among those trained on. Both rest on the training part, left out by group.
 
     Yields
     ------
@@ -99,17 +120,21 @@ def predict(
     UsageError
         What says how to open an encoder without new pictures to embed, or a model's id beside a probe.
     NotFound, ArchiveError, PredicateRefused
+    DataError
+        A coverage that is no share, or a model of an earlier version that kept no out-of-fold predictions.
     """
     _check_asked(probe, images, where, model, {"encoder": encoder, "weights": weights, "device": device})
     stack = ExitStack()
     try:
         opened = stack.enter_context(using(store))
         chosen = load(opened, probe, model) if isinstance(probe, str) else probe
+        caution = None if coverage is None else _Caution.of(opened, chosen, coverage)
         if images is None:
-            rows = _units(opened, chosen, where) if chosen.record.level else _stored(opened, chosen, where)
+            stored = _units if chosen.record.level else _stored
+            rows = stored(opened, chosen, where, caution)
         else:
             paths = [images] if isinstance(images, (str, os.PathLike)) else images
-            rows = _new(opened, chosen, _encoders(chosen, encoder, weights, device), paths)
+            rows = _new(opened, chosen, _encoders(chosen, encoder, weights, device), paths, caution)
     except BaseException:
         stack.close()
         raise
@@ -133,6 +158,55 @@ def _check_asked(
         raise UsageError(
             f"model={model} beside a probe", expected="a task's name with it", do="pass the task, or the probe alone"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Caution:
+    """When not to answer."""
+
+    sets: PredictionSets
+    archive: Archive
+
+    @classmethod
+    def of(cls, store: Store, probe: Probe, coverage: float) -> _Caution:
+        known = probe.out_of_fold
+        if known is None:
+            raise DataError(
+                "this model keeps no out-of-fold predictions by group: it was trained by an earlier version",
+                expected="a model that does",
+                do=f"train it again: vecstore train {store.path} {probe.record.task}",
+            )
+        kind: TaskKind = probe.record.kind  # type: ignore[assignment]
+        sets = prediction_sets(known.y, known.probabilities, kind, coverage, known.groups)
+        return cls(sets, archive(store, probe, coverage, probe.record.seed))
+
+    def told(
+        self, classes: Sequence[str], probabilities: DoubleArray, vectors: FloatArray, names: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
+        """Further fields of `Prediction`, a row at a time."""
+        similar = self.archive.similarity(vectors, names)
+        strange = self.archive.rule.unfamiliar(similar)
+        absent = self.sets.absent(probabilities) if self.sets.kind == "multi-label" else None
+        for row, held in enumerate(self.sets(probabilities)):
+            near = float(similar[row])
+            yield {
+                "set": _picked(classes, held),
+                "absent": None if absent is None else _picked(classes, absent[row]),
+                "similarity": near if np.isfinite(near) else None,
+                "unfamiliar": bool(strange[row]),
+            }
+
+
+def _picked(classes: Sequence[str], held: BoolArray) -> tuple[str, ...]:
+    return tuple(name for name, one in zip(classes, held.tolist(), strict=True) if one)
+
+
+def _further(
+    caution: _Caution | None, probe: Probe, probabilities: DoubleArray, vectors: FloatArray, names: Sequence[str] | None
+) -> Iterator[dict[str, Any]]:
+    if caution is None:
+        return repeat({}, len(probabilities))
+    return caution.told(probe.record.classes, probabilities, vectors, names)
 
 
 def _closing(rows: Iterator[Prediction], stack: ExitStack) -> Iterator[Prediction]:
@@ -173,7 +247,11 @@ def _each(
 
 
 def _new(
-    store: Store, probe: Probe, encoders: Sequence[Encoder], images: Sequence[str | os.PathLike[str]]
+    store: Store,
+    probe: Probe,
+    encoders: Sequence[Encoder],
+    images: Sequence[str | os.PathLike[str]],
+    caution: _Caution | None,
 ) -> Iterator[Prediction]:
     widths = [encoder.passport.dim for encoder in encoders]
     for picture in embed_new(encoders, store.rule, images):
@@ -184,7 +262,9 @@ def _new(
             vector = picture.vector.astype(np.float16).astype(np.float32)[None]
             if probe.record.pool is not None:
                 vector = pooled(vector, np.zeros(1, np.int64), 1, probe.record.pool, widths)
-            yield _prediction(picture.name, None, probe, probe.predict_proba(vector)[0])
+            values = probe.predict_proba(vector)
+            (further,) = _further(caution, probe, values, vector, None)
+            yield replace(_prediction(picture.name, None, probe, values[0]), **further)
 
 
 def _embedded(store: Store, probe: Probe, where: str | None) -> tuple[list[Space], Items, IntArray]:
@@ -197,14 +277,18 @@ def _embedded(store: Store, probe: Probe, where: str | None) -> tuple[list[Space
     return spaces, items, np.flatnonzero(has)
 
 
-def _stored(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
+def _stored(store: Store, probe: Probe, where: str | None, caution: _Caution | None) -> Iterator[Prediction]:
     spaces, items, has_vector = _embedded(store, probe, where)
     known = _trained_on(store, probe, items)
     for start in range(0, len(has_vector), _BLOCK):
         rows = has_vector[start : start + _BLOCK]
-        probabilities = probe.predict_proba(store.vectors(spaces, items.contents[rows]))
-        for row, values in zip(rows.tolist(), probabilities, strict=True):
-            yield _prediction(items.locators[row], int(items.ids[row]), probe, values, bool(known[row]))
+        vectors = store.vectors(spaces, items.contents[rows])
+        probabilities = probe.predict_proba(vectors)
+        names = [str(item) for item in items.ids[rows].tolist()]
+        further = _further(caution, probe, probabilities, vectors, names)
+        for row, values, more in zip(rows.tolist(), probabilities, further, strict=True):
+            told = _prediction(items.locators[row], int(items.ids[row]), probe, values, bool(known[row]))
+            yield replace(told, **more)
     for row in np.delete(np.arange(len(items)), has_vector).tolist():
         yield Prediction(items.locators[row], int(items.ids[row]), "", {}, _lacking(spaces))
 
@@ -225,7 +309,7 @@ def _lacking(spaces: Sequence[Space]) -> str:
     return f"no vector in {where}; ingest embeds what is missing"
 
 
-def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction]:
+def _units(store: Store, probe: Probe, where: str | None, caution: _Caution | None) -> Iterator[Prediction]:
     """A row per unit, by the first picture of each."""
     spaces, items, has_vector = _embedded(store, probe, where)
     column = level_column(store, str(probe.record.level))
@@ -243,9 +327,11 @@ def _units(store: Store, probe: Probe, where: str | None) -> Iterator[Prediction
         part = units.only(here)
         members = store.vectors(spaces, part.contents, np.float16)
         vectors = pooled(members, part.rows, len(part.names), str(probe.record.pool), widths)
-        told = zip(part.names, probe.predict_proba(vectors), trained[here].tolist(), counts[here].tolist(), strict=True)
-        for name, values, in_training, pictures in told:
-            yield _prediction(name, None, probe, values, in_training, pictures)
+        probabilities = probe.predict_proba(vectors)
+        further = _further(caution, probe, probabilities, vectors, part.names)
+        told = zip(part.names, probabilities, trained[here].tolist(), counts[here].tolist(), further, strict=True)
+        for name, values, in_training, pictures, more in told:
+            yield replace(_prediction(name, None, probe, values, in_training, pictures), **more)
     asked, having = make_units(store, column, items, np.arange(len(items))), set(units.names)
     for name, pictures in zip(asked.names, asked.counts().tolist(), strict=True):
         if name not in having:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +15,14 @@ from vecstore.dataset import MIN_GROUPS, Dataset, class_counts, dataset
 from vecstore.embedding import pictures_opened
 from vecstore.errors import DataError, NotWritable, UsageError
 from vecstore.probes import make
+from vecstore.probes.calibration import METHODS, Calibrator, cross_calibrated
 from vecstore.probes.metrics import Scores, evaluate
 from vecstore.probes.pooling import POOLS
 from vecstore.probes.splits import grouped_folds
 from vecstore.records import BoolArray, DoubleArray, IntArray, Progress, Silent
 from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
-from vecstore.trained import Probe, Record, register, scored
+from vecstore.trained import OutOfFold, Probe, Record, register, scored
 
 NESTED_ITEMS = 20_000
 """Beyond, the out-of-fold scores are those of the folds on which the strength was chosen."""
@@ -53,6 +54,7 @@ def train(
     min_groups: int = MIN_GROUPS,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    calibrate: str = "none",
     progress: Progress | None = None,
 ) -> Probe:
     """Train a probe on stored vectors, score it, and register it in the store.
@@ -88,6 +90,10 @@ def train(
         Only these.
     seed : int
         Of folds and bootstrap.
+    calibrate : {"none", "temperature", "platt", "isotonic"}
+        How probabilities are made to mean what they say: by one number, by slope and offset per class, or by any
+        rising line per class. Learned from the out-of-fold predictions of the training part, never from the test
+        part; out-of-fold scores are of calibrators that were learned on the other folds. Saved with the model.
     progress : Progress, optional
 
     Returns
@@ -101,11 +107,11 @@ def train(
     LabelConflict
         Pictures of one unit disagree in label or official part.
     UsageError
-        An unknown rule, or a metric that this model can't choose by.
+        An unknown rule or calibration, or a metric that this model can't choose by.
     NotWritable
         The store was opened at a commit.
     """
-    _check_asked(level, pool, metric)
+    _check_asked(level, pool, metric, calibrate)
     with using(store) as opened:
         if opened.fixed:
             raise NotWritable(
@@ -133,10 +139,12 @@ def train(
             "classes_asked": None if classes is None else list(classes),
             "min_groups": min_groups,
         }
-        return _trained(data, model, pool, on_conflict, metric, seed, asked, before, started, progress or Silent())
+        return _trained(
+            data, model, pool, on_conflict, metric, seed, calibrate, asked, before, started, progress or Silent()
+        )
 
 
-def _check_asked(level: str | None, pool: str, metric: str) -> None:
+def _check_asked(level: str | None, pool: str, metric: str, calibrate: str) -> None:
     """Refuse rules that there are not, before any work."""
     if pool not in ("auto", *POOLS):
         raise UsageError(f"pool={pool!r}", expected=f"one of: auto, {', '.join(POOLS)}", do="--pool auto")
@@ -144,6 +152,8 @@ def _check_asked(level: str | None, pool: str, metric: str) -> None:
         raise UsageError(f"--pool {pool} without units to pool", expected="a level with it", do="add --level COLUMN")
     if metric not in METRICS:
         raise UsageError(f"metric={metric!r}", expected=f"one of: {', '.join(METRICS)}", do="--metric auc")
+    if calibrate not in METHODS:
+        raise UsageError(f"calibrate={calibrate!r}", f"one of: {', '.join(METHODS)}", "--calibrate temperature")
 
 
 def _trained(
@@ -153,6 +163,7 @@ def _trained(
     on_conflict: str,
     metric: str,
     seed: int,
+    calibrate: str,
     asked: Mapping[str, Any],
     before: int,
     started: float,
@@ -195,11 +206,16 @@ def _trained(
         notes.append(f"the {metric} could not be computed on any fold: vectors are pooled by the {rule}")
     if folds < FOLDS:
         notes.append(f"{folds} folds instead of {FOLDS}: each needs some of every class, and no group is divided")
+    calibrator, out_of_fold = cross_calibrated(
+        calibrate, y, choice.out_of_fold, data.task.kind, estimator.folds_, groups
+    )
     if official:
         rows = data.test
-        probabilities = estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule))
+        probabilities = np.asarray(estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule)), np.float64)
+        if calibrator is not None:
+            probabilities = calibrator(probabilities)
     else:
-        rows, probabilities = development, choice.out_of_fold
+        rows, probabilities = development, out_of_fold
         if not getattr(estimator, "nested", True):  # who has no such choice chooses for each fold on the others
             notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
     probabilities = np.asarray(probabilities, np.float64)
@@ -242,9 +258,11 @@ def _trained(
         pictures=len(shown.items),
         training_pictures=len(seen.items),
         metric=metric,
+        calibration=_calibration_told(calibrator),
     )
     pictures = (None, None) if units is None else (shown.items, shown.rows)
     probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities, *pictures)
+    probe = replace(probe, calibrator=calibrator, out_of_fold=OutOfFold(y, out_of_fold, groups, estimator.folds_))
     return register(
         store, data.task, data.spaces, probe, seen.items, seen.contents, y, None if units is None else seen.rows
     )
@@ -403,6 +421,14 @@ def _parameters(estimator: Any) -> dict[str, Any]:
         if value is not None and not (isinstance(value, str) and not value)
     }
     return dict(sorted((chosen | {"folds": int(np.max(estimator.folds_)) + 1}).items()))
+
+
+def _calibration_told(calibrator: Calibrator | None) -> dict[str, Any] | None:
+    """For the record; the lines of an isotonic one are too long for it."""
+    if calibrator is None:
+        return None
+    told = {name: value for name, value in calibrator.parameters.items() if name not in ("x", "y")}
+    return {"method": calibrator.method, "rows": calibrator.rows, "groups": calibrator.groups, **told}
 
 
 def _sanity(scores: Scores) -> list[str]:

@@ -13,6 +13,8 @@ from safetensors.numpy import save as pack
 
 from vecstore.errors import NotFound, SpaceMismatch
 from vecstore.probes import saved
+from vecstore.probes.assessing import Assessment
+from vecstore.probes.calibration import Calibrator
 from vecstore.probes.metrics import Scores
 from vecstore.probes.pooling import pooled
 from vecstore.records import DoubleArray, FloatArray, IntArray
@@ -70,6 +72,9 @@ class Record:
         Pictures evaluated and trained on; without a level `n` and `trained_on`.
     metric : {"auc", "log_loss", "accuracy", "balanced_accuracy"}
         What the parameters were chosen by.
+    calibration : dict or None
+        "method", its numbers ("temperature", or "slope" and "offset" per class), and the "rows" and "groups" of the
+        training part whose out-of-fold predictions it was fitted on.
     """
 
     task: str
@@ -115,10 +120,30 @@ class Record:
     pictures: int = 0
     training_pictures: int = 0
     metric: str = "auc"
+    calibration: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """Predictions for the training part, each by a model that had not seen its group, calibrated likewise.
+
+    What may be chosen on them: thresholds, calibration, prediction sets. The test part is only judged.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n,) or (n, n_classes)
+    probabilities : ndarray of shape (n, n_classes), float64
+    groups, folds : ndarray of shape (n,), int64
+    """
+
+    y: npt.NDArray[np.generic]
+    probabilities: DoubleArray
+    groups: IntArray
+    folds: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +164,12 @@ class Probe:
         What the record's scores were computed from.
     pictures, rows : ndarray of shape (m,), int64, or None
         At a level: all pictures of the evaluated units, ascending, and the row of each.
+    calibrator : Calibrator or None
+        What the estimator's probabilities go through.
+    out_of_fold : OutOfFold or None
+        Predictions for the training part; None of models that an earlier version trained.
+    assessment : Assessment or None
+        All other figures, where `evaluate` made them.
     """
 
     record: Record
@@ -149,6 +180,9 @@ class Probe:
     probabilities: DoubleArray
     pictures: IntArray | None = None
     rows: IntArray | None = None
+    calibrator: Calibrator | None = None
+    out_of_fold: OutOfFold | None = None
+    assessment: Assessment | None = None
 
     def check(self, fingerprint: bytes, what: str, place: int = 0) -> None:
         """Refuse vectors of another fingerprint than that of the space at `place`, from 0.
@@ -171,7 +205,8 @@ class Probe:
 
         Several labels: the probability that each holds.
         """
-        return np.asarray(self.estimator.predict_proba(vectors), np.float64)
+        found = np.asarray(self.estimator.predict_proba(vectors), np.float64)
+        return found if self.calibrator is None else self.calibrator(found)
 
 
 _PER_CLASS = ("counts", "training_counts", "auc_per_class", "auc_interval_per_class")
@@ -230,10 +265,13 @@ def register(
     rows : ndarray of shape (m,), int64, optional
         At a level: which of the n units each item belongs to.
     """
-    files = saved.to_files(probe.estimator, probe.record.to_dict())
+    files = saved.to_files(probe.estimator, probe.record.to_dict(), probe.calibrator)
     arrays: dict[str, npt.NDArray[Any]] = {"items": probe.items, "y": probe.y, "probabilities": probe.probabilities}
     if probe.pictures is not None and probe.rows is not None:
         arrays |= {"pictures": probe.pictures, "rows": probe.rows}
+    if probe.out_of_fold is not None:
+        kept = ("groups", "folds") if probe.record.part != "test" else OutOfFold.__slots__
+        arrays |= {f"oof_{name}": getattr(probe.out_of_fold, name) for name in kept}
     if probe.record.model == "knn":
         arrays |= {"contents": contents, "contents_y": targets}
         if rows is not None:
@@ -254,6 +292,8 @@ def register(
         arguments |= {"level": record.level, "pool": record.pool, "on_conflict": record.on_conflict}
     if record.metric != "auc":
         arguments["metric"] = record.metric
+    if record.calibration is not None:
+        arguments["calibrate"] = record.calibration["method"]
     return replace(probe, model=store.add_model(task, spaces[0], files, record.to_dict(), seen, arguments))
 
 
@@ -291,6 +331,8 @@ def _load(store: Store, model: Model) -> Probe:
         arrays["probabilities"],
         arrays.get("pictures"),
         arrays.get("rows"),
+        saved.calibrator_of(files),
+        _out_of_fold(arrays),
     )
     if probe.record.model == "knn":
         spaces, targets = spaces_of(store, probe), arrays["contents_y"]
@@ -302,6 +344,14 @@ def _load(store: Store, model: Model) -> Probe:
             vectors = pooled(members, arrays["contents_rows"], len(targets), str(probe.record.pool), widths)
         estimator.attach(vectors, targets)
     return probe
+
+
+def _out_of_fold(arrays: Mapping[str, npt.NDArray[Any]]) -> OutOfFold | None:
+    """The evaluated rows themselves where there is no test part."""
+    if "oof_groups" not in arrays:
+        return None
+    y, probabilities = (arrays.get(f"oof_{name}", arrays[name]) for name in ("y", "probabilities"))
+    return OutOfFold(y, probabilities, arrays["oof_groups"], arrays["oof_folds"])
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "log": "show",
     "train": "learn",
     "evaluate": "learn",
+    "compare": "learn",
     "predict": "learn",
     "audit": "check",
     "label-errors": "check",

@@ -1,4 +1,4 @@
-"""Verbs that learn from labels: train, evaluate, predict."""
+"""Verbs that learn from labels: train, evaluate, compare, predict."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import click
 
 from vecstore.probes import CLASSES
 from vecstore_cli._shared import (
+    MOST_LISTED,
     command,
     echo_facts,
     echo_json,
+    echo_table,
     json_option,
     listed,
     progress,
@@ -76,6 +78,13 @@ if TYPE_CHECKING:
 @click.option("--min-groups", type=int, default=5, show_default=True, help="Leave out classes in fewer groups.")
 @click.option("--classes", metavar="A,B", help="Only these classes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of folds and bootstrap.")
+@click.option(
+    "--calibrate",
+    type=click.Choice(["none", "temperature", "platt", "isotonic"]),
+    default="none",
+    show_default=True,
+    help="Make probabilities mean what they say; learned from out-of-fold predictions, saved with the model.",
+)
 @click.option("--report", type=click.Path(), metavar="FILE", help="Write a short HTML report.")
 @json_option
 @command
@@ -93,6 +102,7 @@ def train(
     min_groups: int,
     classes: str | None,
     seed: int,
+    calibrate: str,
     report: str | None,
     as_json: bool,
 ) -> None:
@@ -129,6 +139,7 @@ def train(
             classes=split_commas(classes) or None,
             seed=seed,
             progress=progress(),
+            calibrate=calibrate,
         )
         if report:
             from vecstore.pages import write_training_page  # draws: half a second that a number does not need
@@ -141,14 +152,49 @@ def train(
 @store_argument
 @click.argument("task")
 @click.option("--model", type=int, metavar="ID", help="A model by its id; the newest by default.")
+@click.option(
+    "--subgroup",
+    multiple=True,
+    metavar="COLUMN[=EDGES]",
+    help="Also by the values of an item column (sex), numbers in bands (age, or age=40,60); again for several.",
+)
+@click.option("--min-cell", type=int, default=10, show_default=True, help="Suppress subgroups of fewer groups.")
+@click.option("--specificity", type=float, default=0.9, show_default=True, help="At which sensitivity is told.")
+@click.option("--sensitivity", type=float, default=0.9, show_default=True, help="At which specificity is told.")
+@click.option(
+    "--prevalence",
+    multiple=True,
+    metavar="[CLASS=]SHARE",
+    help="For PPV and NPV, 0.05 for 5 %; of several classes again for each. By default that of the evaluated rows.",
+)
+@click.option(
+    "--ordinal", metavar="A,B,C", help="Classes from least to most, for quadratic kappa; numbers are ordered anyway."
+)
+@click.option("--coverage", type=float, default=0.9, show_default=True, help="Of prediction sets.")
 @click.option("--report", type=click.Path(), metavar="FILE", help="Write a short HTML report.")
 @json_option
 @command
-def evaluate(store: str, task: str, model: int | None, report: str | None, as_json: bool) -> None:
-    """Score a stored model of TASK again, from stored vectors.
+def evaluate(
+    store: str,
+    task: str,
+    model: int | None,
+    subgroup: tuple[str, ...],
+    min_cell: int,
+    specificity: float,
+    sensitivity: float,
+    prevalence: tuple[str, ...],
+    ordinal: str | None,
+    coverage: float,
+    report: str | None,
+    as_json: bool,
+) -> None:
+    """Score a stored model of TASK again, from stored vectors, and judge it in all ways.
+
+    Intervals are 95 %, by resampling groups. Thresholds are chosen on out-of-fold predictions, never on the test part.
 
     \b
       vecstore evaluate chest.vecs pneumonia
+      vecstore evaluate chest.vecs pneumonia --subgroup sex --subgroup age=40,60 --prevalence 0.05
     """
     from vecstore.evaluate import evaluate as run
     from vecstore.files import output_file
@@ -157,7 +203,18 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
     if report:
         output_file(report)  # refused before any work
     with Store(store) as opened:
-        probe = run(opened, task, model=model)
+        probe = run(
+            opened,
+            task,
+            model=model,
+            subgroup=subgroup,
+            min_cell=min_cell,
+            specificity=specificity,
+            sensitivity=sensitivity,
+            prevalence=_prevalence(prevalence),
+            ordinal=split_commas(ordinal) or None,
+            coverage=coverage,
+        )
         if report:
             from vecstore.pages import write_training_page  # draws: half a second that a number does not need
 
@@ -165,9 +222,93 @@ def evaluate(store: str, task: str, model: int | None, report: str | None, as_js
     _show(probe, as_json)
 
 
+def _prevalence(texts: tuple[str, ...]) -> float | dict[str, float] | None:
+    """One share, or a share per class."""
+    from vecstore.errors import UsageError
+
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, share = text.rpartition("=")
+        try:
+            found[name] = float(share)
+        except ValueError:
+            raise UsageError(f"--prevalence {text}", "a share, or CLASS=SHARE", "--prevalence 0.05") from None
+    if not found:
+        return None
+    return found[""] if list(found) == [""] else found
+
+
+@click.command()
+@store_argument
+@click.argument("task")
+@click.option(
+    "--models",
+    metavar="ID,ID",
+    help="Models by their ids; by default the newest of each kind of model and space.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["auc", "auprc", "accuracy", "balanced_accuracy", "f1", "brier", "log_loss"]),
+    default="auc",
+    show_default=True,
+    help="What every two models are compared by.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@json_option
+@command
+def compare(store: str, task: str, models: str | None, metric: str, seed: int, as_json: bool) -> None:
+    """Put models of TASK side by side on the same rows, and say which differences are real.
+
+    Groups are resampled, the same ones for every model. A difference is real where its 95 % interval excludes 0, also
+    after Holm's correction for the number of pairs. Where each group has one row, DeLong's paired test stands beside.
+
+    \b
+      vecstore compare chest.vecs pneumonia
+      vecstore compare chest.vecs pneumonia --metric brier
+    """
+    from vecstore.compare import compare as run
+    from vecstore.errors import UsageError
+
+    try:
+        chosen = [int(one) for one in split_commas(models)] or None
+    except ValueError:
+        raise UsageError(f"--models {models}", "ids of models, as numbers", "--models 1,2") from None
+    found = run(store, task, models=chosen, metric=metric, seed=seed).to_dict()
+    if as_json:
+        echo_json(found)
+        return
+    rows = f"{found['n']} rows in {found['groups']} groups, {found['part']}"
+    click.echo(f"{found['task']}: {len(found['models'])} models on the same {rows}")
+    columns = ("auc", "auprc", "accuracy", "balanced_accuracy", "f1", "brier")
+    told = []
+    for one in found["models"]:
+        about = {"model": f"{one['model_id']} {one['model']}", "space": " + ".join(one["spaces"])}
+        told.append(about | {name: _estimate(one["scores"][name]) for name in columns})
+    echo_table(told)
+    for pair in found["pairs"]:
+        click.echo(_pair(pair, found["metric"]))
+    for note in found["notes"]:
+        click.echo(f"note: {_shortened(note)}")
+
+
+def _pair(pair: dict[str, Any], metric: str) -> str:
+    """One difference as a sentence."""
+    if pair["value"] is None or pair["interval"] is None:
+        return f"{pair['first']} less {pair['second']}: {metric} is not defined"
+    low, high = pair["interval"]
+    text = f"{pair['first']} less {pair['second']}: {metric} {pair['value']:+.3f} ({low:+.3f} to {high:+.3f})"
+    text += f", p {pair['p']:.3f}, Holm {pair['p_holm']:.3f}"
+    tests = [f"{name} p {test['p']:.3f}" for name, test in pair["delong"].items() if test and test["p"] is not None]
+    text += f", DeLong {listed(tests)}" if tests else ""
+    return f"{text}: {'real' if pair['real'] else 'not shown to be real'}"
+
+
 def _show(probe: Probe, as_json: bool) -> None:
     record = probe.record.to_dict() | {"model_id": probe.model.id if probe.model else None}
+    found = None if probe.assessment is None else probe.assessment.to_dict()
     if as_json:
+        if found is not None:
+            record |= {"assessment": found}
         echo_json(record)
         return
     rows = f"{record['n']} items"
@@ -192,10 +333,14 @@ def _show(probe: Probe, as_json: bool) -> None:
             ("level", f"{record['level']}, vectors pooled by {record['pool']}" if record["level"] else ""),
             ("groups", record["group_column"] or "no column known; identical pictures are kept together"),
             ("model", made),
+            ("calibrated by", "" if record["calibration"] is None else record["calibration"]["method"]),
+            *([] if found is None else _assessed(found)),
             ("pixels read", str(record["pixels_read"])),
         ]
     )
-    for note in record["notes"]:
+    if found is not None:
+        _tables(found)
+    for note in [*record["notes"], *([] if found is None else found["notes"])]:
         click.echo(f"note: {_shortened(note)}")
 
 
@@ -207,6 +352,63 @@ def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:
     name, most = max(counts.items(), key=lambda entry: entry[1])
     present = sum(count > 0 for count in counts.values())
     return f"; always {name}: {most / sum(counts.values()):.3f}", f"; {1 / max(present, 1):.3f} by chance"
+
+
+_OVERALL = (
+    ("auprc", "AUPRC"),
+    ("f1", "F1"),
+    ("quadratic_kappa", "quadratic kappa"),
+)
+
+
+def _assessed(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Further lines of `evaluate`."""
+    overall, calibration, sets = found["measures"]["overall"], found["calibration"], found["sets"]
+    lines = [(title, _estimate(overall[name])) for name, title in _OVERALL if name in overall]
+    brier = f"{_estimate(calibration['brier'])}, of the class shares {calibration['brier_of_prior']:.3f}"
+    lines.append(("Brier score", brier))
+    curves = calibration["per_class"] if calibration["top"] is None else {"most probable class": calibration["top"]}
+    told = listed(f"{name} {curve['ece']:.3f}" for name, curve in curves.items())
+    lines.append(("calibration error", f"{told} ({calibration['bins']} bins of equal width)"))
+    if sets is not None:
+        share = f"{_estimate(sets['covered'])} at {sets['coverage']:g}"
+        lines.append(("prediction sets", f"hold the truth {share}; one class in {sets['answered']:.0%}"))
+    return lines
+
+
+def _tables(found: dict[str, Any]) -> None:
+    """Per class, per threshold, per subgroup."""
+    measures = found["measures"]
+    stated = "stated" if measures["prevalence_stated"] else "evaluated"
+    rows = []
+    for name, figures in list(measures["per_class"].items())[:MOST_LISTED]:
+        share = measures["prevalence"][name]
+        about = {"class": name, f"{stated} prevalence": "" if share is None else f"{share:.3g}"}
+        rows.append(about | {figure: _estimate(value) for figure, value in figures.items()})
+        for point in measures["points"].get(name, ()):
+            other = ("sensitivity", "specificity", "ppv", "npv")
+            told = {figure: _estimate(point[figure]) for figure in other}
+            rows.append({"class": f"  at {point['fixed']} {point['at']:g}"} | told)
+    echo_table(rows)
+    for part in found["subgroups"]:
+        cells = []
+        for cell in part["cells"]:
+            told = {"n": f"in fewer than {part['min_cell']} groups", "groups": ""}
+            if not cell["suppressed"]:
+                told = {"n": str(cell["n"]), "groups": str(cell["groups"])}
+            figures = {name: "" if cell[key] is None else _estimate(cell[key]) for name, key in _CELL}
+            cells.append({part["column"]: cell["value"]} | told | figures)
+        echo_table(cells)
+        if part["missing"]:
+            click.echo(f"note: {part['missing']} rows have no {part['column']}, or several")
+
+
+_CELL = (("auc", "auc"), ("auc, less the rest's", "gap"))
+
+
+def _estimate(value: dict[str, Any]) -> str:
+    """A figure and its interval."""
+    return "-" if value["value"] is None else _number(value["value"]) + _interval(value["interval"])
 
 
 _LONGEST_NOTE = 400
@@ -247,6 +449,12 @@ def _interval(interval: list[float] | None) -> str:
     help="Weights file of the encoder (safetensors or checkpoint); of several spaces one each, '' for none.",
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; the best there is by default.")
+@click.option(
+    "--coverage",
+    type=float,
+    metavar="SHARE",
+    help="Add the set of classes that holds the truth so often, and whether there is no similar case in the archive.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per row instead of CSV.")
 @command
 def predict(
@@ -258,6 +466,7 @@ def predict(
     encoder: tuple[str, ...],
     weights: tuple[str, ...],
     device: str | None,
+    coverage: float | None,
     as_json: bool,
 ) -> None:
     """Apply the newest model of TASK to new IMAGES, or to every item of the store.
@@ -268,9 +477,14 @@ def predict(
     in the store, has a row without values, and its reason on standard error. Give
     many files at once: opening the network takes longer than a picture.
 
+    With --coverage 0.9 the column `set` holds the true class in 90 % of new pictures (of new patients); several
+    classes in it, or none, mean that the model can't tell. `unfamiliar` says that no case it was trained on is as
+    similar as such cases are to each other across patients.
+
     \b
       vecstore predict chest.vecs pneumonia new1.png new2.png
       vecstore predict chest.vecs pneumonia --where "age >= 60" > predictions.csv
+      vecstore predict chest.vecs pneumonia new1.png --coverage 0.9
     """
     from vecstore.errors import UsageError
     from vecstore.predict import predict as run
@@ -292,6 +506,7 @@ def predict(
             encoder=list(encoder) or None,
             weights=list(weights) or None,
             device=device,
+            coverage=coverage,
         )
         level = probe.record.level
         if level and images:
@@ -299,6 +514,8 @@ def predict(
         first = ["item"] if images else ["unit", "pictures"] if level else ["item", "item_id"]
         header = [*first, "class", *(f"probability_{name}" for name in classes)]
         header += [] if images else ["in_training"]
+        labels = probe.record.kind == "multi-label"
+        header += [] if coverage is None else ["set", *(["absent"] if labels else []), "similarity", "unfamiliar"]
         if not as_json:
             writer.writerow(header)
         for row in rows:
@@ -310,10 +527,17 @@ def predict(
                 told: dict[str, Any] = {"item": row.item, "item_id": row.item_id, "class": row.predicted}
                 told |= {"probabilities": row.probabilities, "in_training": row.in_training, "reason": row.reason}
                 told["pictures"] = row.pictures
+                if coverage is not None:
+                    told |= {"set": row.set, "similarity": row.similarity, "unfamiliar": row.unfamiliar}
+                    told |= {"absent": row.absent} if labels else {}
                 echo_json(told)
             else:
                 cells = [f"{row.probabilities[name]:.6g}" if row.probabilities else "" for name in classes]
                 cells += [] if images else [("no", "yes")[row.in_training]]
+                if coverage is not None:
+                    cells += [";".join(row.set or ()), *([";".join(row.absent or ())] if labels else [])]
+                    cells += ["" if row.similarity is None else f"{row.similarity:.4f}"]
+                    cells += ["" if row.unfamiliar is None else ("no", "yes")[row.unfamiliar]]
                 second: list[int | None] = [] if images else [row.pictures if level else row.item_id]
                 writer.writerow([row.item, *second, row.predicted, *cells])
     if trained:

@@ -85,6 +85,8 @@ def desk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: P
 def test_every_example_of_a_help_page_runs(vecstore: Call, desk: Path, fake_for_all: None, verb: str) -> None:
     for archive, store in (("archive", "eyes.vecs"), ("dicom", "ct.vecs")):
         assert vecstore("ingest", archive, "--store", store).exit_code == 0
+    if verb == "compare":  # needs two models
+        assert vecstore("train", "chest.vecs", "pneumonia", "--model", "knn").exit_code == 0
     examples = _examples(_page(verb) if verb else vecstore("--help").stdout)
     assert examples
     for example in examples:

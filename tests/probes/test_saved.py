@@ -82,8 +82,8 @@ def with_arrays(files: dict[str, bytes], **arrays: Any) -> dict[str, bytes]:
 def test_a_later_format_is_refused(cases: Cases) -> None:
     X, y, _ = cases()
     files = to_files(LogisticProbe().fit(X, y), {})
-    with pytest.raises(StoreTooNew, match="a model of format 2; expected at most 1; pip install --upgrade vecstore"):
-        from_files(changed(files, format=2))
+    with pytest.raises(StoreTooNew, match="a model of format 3; expected at most 2; pip install --upgrade vecstore"):
+        from_files(changed(files, format=3))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DataError, PackageMissing
+from vecstore.probes.calibration import Calibrator
 from vecstore.records import DoubleArray
 
 OPSET, IR = 17, 8
@@ -27,7 +28,9 @@ _LINKS = {
 """How margins become probabilities, and the line of NumPy that does it."""
 
 
-def onnx_bytes(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+def onnx_bytes(
+    probe: Any, classes: Sequence[str], facts: Mapping[str, Any], calibrator: Calibrator | None = None
+) -> bytes:
     """A linear probe or a network as an ONNX graph: `vectors` float32 (n, d) to `probabilities` float32 (n, n_classes).
 
     Parameters
@@ -38,6 +41,8 @@ def onnx_bytes(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> 
         Names of the columns.
     facts : mapping
         Plain values that go into the graph's metadata, as JSON.
+    calibrator : Calibrator, optional
+        Becomes part of the last weights.
 
     Returns
     -------
@@ -46,11 +51,13 @@ def onnx_bytes(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> 
     Raises
     ------
     DataError
-        A model that is no matrix product.
+        A model that is no matrix product, or a calibration that weights can't hold.
     PackageMissing
         The library `onnx` is not installed.
     """
     link, layers = _link(probe), _layers(probe)
+    slope, offset = _folded(calibrator, link)
+    layers[-1] = (layers[-1][0] * slope, layers[-1][1] * slope + offset)
     try:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
@@ -106,22 +113,26 @@ def onnx_bytes(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> 
 _ABOUT = "Unit vectors of the space named in the metadata, as vecstore stores them, to a probability per class."
 
 
-def weights_json(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+def weights_json(
+    probe: Any, classes: Sequence[str], facts: Mapping[str, Any], calibrator: Calibrator | None = None
+) -> bytes:
     """A linear probe as JSON; errors as `weights_npz`."""
-    told = _weights(probe, classes, facts)
+    told = _weights(probe, classes, facts, calibrator)
     arrays = {name: value.tolist() for name, value in told.items() if isinstance(value, np.ndarray)}
     return (json.dumps(told | arrays, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def weights_npz(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+def weights_npz(
+    probe: Any, classes: Sequence[str], facts: Mapping[str, Any], calibrator: Calibrator | None = None
+) -> bytes:
     """A linear probe as a NumPy archive: `coef` (1 or n_classes, d), `intercept`, `classes`, and `about` as JSON.
 
     Raises
     ------
     DataError
-        A model that is not linear.
+        A model that is not linear, or a calibration that weights can't hold.
     """
-    told = _weights(probe, classes, facts)
+    told = _weights(probe, classes, facts, calibrator)
     arrays: dict[str, Any] = {name: value for name, value in told.items() if isinstance(value, np.ndarray)}
     about = {name: value for name, value in told.items() if name not in arrays}
     file = io.BytesIO()
@@ -129,10 +140,13 @@ def weights_npz(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) ->
     return file.getvalue()
 
 
-def _weights(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _weights(
+    probe: Any, classes: Sequence[str], facts: Mapping[str, Any], calibrator: Calibrator | None
+) -> dict[str, Any]:
     if not hasattr(probe, "coef_"):
         raise _refused(probe, "the linear models probe and svm")
     link = _link(probe)
+    slope, offset = _folded(calibrator, link)
     return {
         "format": "vecstore weights 1",
         **facts,
@@ -143,9 +157,28 @@ def _weights(probe: Any, classes: Sequence[str], facts: Mapping[str, Any]) -> di
             " several spaces side by side in the order named, of a level pooled as named"
         ),
         "apply": ["x = np.atleast_2d(vectors)", "z = x @ np.array(coef).T + np.array(intercept)", _LINKS[link]],
-        "coef": np.asarray(probe.coef_, np.float64),
-        "intercept": np.asarray(probe.intercept_, np.float64),
+        "coef": np.asarray((probe.coef_.T * slope).T, np.float64),
+        "intercept": np.asarray(probe.intercept_ * slope + offset, np.float64),
     }
+
+
+def _folded(calibrator: Calibrator | None, link: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """What margins are multiplied by, and what is added, so that the link gives calibrated probabilities.
+
+    A temperature divides margins, except where probabilities are brought to sum 1 after the link; slopes and offsets
+    are of log-odds, which are the margins of one class or of labels.
+    """
+    if calibrator is None:
+        return np.ones(1), np.zeros(1)
+    if calibrator.method == "temperature" and link != "sigmoid, brought to sum 1":
+        return np.array([1 / calibrator.parameters["temperature"]]), np.zeros(1)
+    if calibrator.method == "platt" and link in ("sigmoid", "sigmoid per label"):
+        return np.array(calibrator.parameters["slope"]), np.array(calibrator.parameters["offset"])
+    raise DataError(
+        f"a calibration by {calibrator.method} of this model can't be written as weights",
+        expected="temperature (not of a svm with several classes), or platt of one class or of labels",
+        do="train it with --calibrate temperature or none",
+    )
 
 
 def _link(probe: Any) -> str:

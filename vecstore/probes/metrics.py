@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DataError
-from vecstore.probes.auc import resamples
+from vecstore.probes.auc import OneVsRest, resamples
+from vecstore.probes.estimates import Interval, group_numbers, number, percentiles, row_means
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Scores:
     auc : float or None
         Area under the ROC curve; several classes: mean of one-vs-rest areas, several labels: mean over labels.
     auc_interval : (float, float) or None
-        95 % percentile interval over resamples of groups.
+        95 % percentile interval over resamples of groups, expanded where they are few: see `estimates.percentiles`.
     auc_per_class : mapping of class to float or None
         Binary: the positive class only.
     auc_interval_per_class : mapping of class to (float, float) or None
@@ -102,66 +101,33 @@ def evaluate(
     >>> s.auc, s.accuracy, s.auc_interval
     (0.75, 0.75, None)
     """
-    truth, scores, names = _checked(y, probabilities, classes, kind)
-    codes = np.unique(np.arange(len(scores)) if groups is None else np.asarray(groups), return_inverse=True)[1].astype(
-        np.int64
-    )
+    truth, scores, names = checked(y, probabilities, classes, kind)
+    codes = group_numbers(groups, len(scores))
     if len(codes) != len(scores):
         raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     shown = range(len(names) - 1, len(names)) if kind == "binary" else range(len(names))
-    rankings = [_Column(scores[:, k], truth[:, k], codes) for k in shown]
+    rankings = [OneVsRest(scores[:, k], truth[:, k], codes) for k in shown]
     hits = _Hits(truth, scores, kind, codes)
-    once = np.ones((1, int(codes.max()) + 1))
+    size = int(codes.max()) + 1
+    once = np.ones((1, size))
     auc = np.array([ranking(once.astype(np.uint8))[0] for ranking in rankings])
     point = hits(once)
     boot_auc, boot_hits = _bootstrap(rankings, hits, codes, n_boot, seed)
     labels = [names[k] for k in shown]
     return Scores(
         kind=kind,
-        auc=_number(_mean(auc[None, :])[0]),
-        auc_interval=_interval(_mean(boot_auc)),
-        auc_per_class={label: _number(value) for label, value in zip(labels, auc, strict=True)},
-        auc_interval_per_class={label: _interval(boot_auc[:, j]) for j, label in enumerate(labels)},
-        accuracy=_number(point[0, 0]),
-        accuracy_interval=_interval(boot_hits[:, 0]),
-        balanced_accuracy=_number(point[0, 1]),
-        balanced_accuracy_interval=_interval(boot_hits[:, 1]),
+        auc=number(row_means(auc[None, :])[0]),
+        auc_interval=percentiles(row_means(boot_auc), size),
+        auc_per_class={label: number(value) for label, value in zip(labels, auc, strict=True)},
+        auc_interval_per_class={label: percentiles(boot_auc[:, j], size) for j, label in enumerate(labels)},
+        accuracy=number(point[0, 0]),
+        accuracy_interval=percentiles(boot_hits[:, 0], size),
+        balanced_accuracy=number(point[0, 1]),
+        balanced_accuracy_interval=percentiles(boot_hits[:, 1], size),
         n=len(scores),
-        groups=int(codes.max()) + 1,
+        groups=size,
         notes=tuple(_notes(truth, names, auc, labels, kind)),
     )
-
-
-class _Column:
-    """One class against the rest, for rows whose label is known: its AUC under any weights of the groups.
-
-    Weights are whole numbers, so every sum is exact, in whatever order it is taken. A positive row wins against the
-    negative weight below it, which is read off one running sum over the negatives; of ties it wins half.
-    """
-
-    def __init__(self, scores: DoubleArray, truth: DoubleArray, codes: IntArray) -> None:
-        negative, positive = np.flatnonzero(truth == 0), np.flatnonzero(truth == 1)
-        negative = negative[np.argsort(scores[negative], kind="stable")]
-        positive = positive[np.argsort(scores[positive], kind="stable")]
-        below = np.searchsorted(scores[negative], scores[positive], side="left")
-        upto = np.searchsorted(scores[negative], scores[positive], side="right")
-        self._below, self._upto = below, None if np.array_equal(below, upto) else upto
-        self._negative, self._positive = codes[negative], codes[positive]
-
-    def __call__(self, drawn: npt.NDArray[Any]) -> DoubleArray:
-        return np.array([self._one(row) for row in drawn])
-
-    def _one(self, weights: npt.NDArray[Any]) -> float:
-        beaten = np.zeros(len(self._negative) + 1, np.int64)  # a running sum of integers is thrice as fast
-        np.cumsum(weights.take(self._negative), dtype=np.int64, out=beaten[1:])
-        won = beaten.take(self._below).astype(np.float64)
-        if self._upto is not None:
-            won += beaten.take(self._upto)
-            won *= 0.5
-        held = weights.take(self._positive).astype(np.float64)
-        pairs = held.sum() * float(beaten[-1])
-        # Not `@`: threads that meet for a sum this short cost more than they save.
-        return float(np.einsum("i,i->", held, won)) / pairs if pairs > 0 else float("nan")
 
 
 class _Hits:
@@ -187,14 +153,14 @@ class _Hits:
         with np.errstate(invalid="ignore", divide="ignore"):
             recall = right / cells
             if not self._labels:
-                return np.stack([right.sum(axis=1) / cells.sum(axis=1), _mean(recall)], axis=1)
+                return np.stack([right.sum(axis=1) / cells.sum(axis=1), row_means(recall)], axis=1)
             n_labels = cells.shape[1] // 2
             share = (right[:, :n_labels] + right[:, n_labels:]) / (cells[:, :n_labels] + cells[:, n_labels:])
-            return np.stack([_mean(share), _mean((recall[:, :n_labels] + recall[:, n_labels:]) / 2)], axis=1)
+            return np.stack([row_means(share), row_means((recall[:, :n_labels] + recall[:, n_labels:]) / 2)], axis=1)
 
 
 def _bootstrap(
-    rankings: list[_Column], hits: _Hits, codes: IntArray, n_boot: int, seed: int
+    rankings: list[OneVsRest], hits: _Hits, codes: IntArray, n_boot: int, seed: int
 ) -> tuple[DoubleArray, DoubleArray]:
     areas, shares = [np.empty((0, len(rankings)))], [np.empty((0, 2))]
     for drawn in resamples(np.arange(int(codes.max()) + 1), n_boot, seed):  # as large as suits the groups
@@ -204,7 +170,7 @@ def _bootstrap(
     return np.concatenate(areas), np.concatenate(shares)
 
 
-def _checked(
+def checked(
     y: npt.ArrayLike, probabilities: npt.ArrayLike, classes: Sequence[object], kind: TaskKind
 ) -> tuple[DoubleArray, DoubleArray, list[str]]:
     """Truth and scores as float64 of shape (n, n_classes); truth 0, 1 or NaN."""
@@ -242,26 +208,6 @@ def _checked(
             do="encode labels as an indicator matrix",
         )
     return labels, scores, names
-
-
-def _mean(values: DoubleArray) -> DoubleArray:
-    """Mean over columns that are numbers; NaN where none is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(count > 0, np.where(known, values, 0).sum(axis=1) / count, np.nan)
-
-
-def _interval(values: DoubleArray) -> Interval | None:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return None
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _notes(truth: DoubleArray, names: list[str], auc: DoubleArray, labels: list[str], kind: TaskKind) -> list[str]:

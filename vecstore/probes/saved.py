@@ -1,7 +1,8 @@
 """Probes as two files: arrays as safetensors, everything else as JSON. Nothing in them is executed on reading.
 
-`model.json` holds ``format`` (`FORMAT`), ``model`` (a name of `MODELS`), ``params``, ``classes``, ``values``, the
-``sha256`` of `model.safetensors`, and the caller's ``record``. The same probe and record give the same bytes.
+`model.json` holds ``format`` (1, or 2 with ``calibration``: see `Calibrator.to_dict`), ``model`` (a name of `MODELS`),
+``params``, ``classes``, ``values``, the ``sha256`` of `model.safetensors`, and the caller's ``record``. The same probe
+and record give the same bytes.
 A saved kNN probe holds its parameters and whitening, no vectors: see `KNNProbe.attach`.
 """
 
@@ -24,15 +25,17 @@ from vecstore.files import canonical_json
 
 if TYPE_CHECKING:
     from vecstore.probes import Probe
+    from vecstore.probes.calibration import Calibrator
     from vecstore.probes.layout import Layout
 
-FORMAT = 1
-"""Raised when a reader of the format before could not read a file, or would read it wrongly."""
+PLAIN, FORMAT = 1, 2
+"""Raised when a reader of the format before could not read a file, or would read it wrongly: a probe with a
+calibrator is of format 2, one without is written as before."""
 
 TENSORS, HEAD = "model.safetensors", "model.json"
 
 
-def to_files(probe: Probe, record: Mapping[str, Any]) -> dict[str, bytes]:
+def to_files(probe: Probe, record: Mapping[str, Any], calibrator: Calibrator | None = None) -> dict[str, bytes]:
     """A fitted probe as files.
 
     Parameters
@@ -41,6 +44,8 @@ def to_files(probe: Probe, record: Mapping[str, Any]) -> dict[str, bytes]:
         Fitted.
     record : mapping
         What the caller wants to keep with it; plain JSON values.
+    calibrator : Calibrator, optional
+        What its probabilities go through.
 
     Returns
     -------
@@ -65,13 +70,14 @@ def to_files(probe: Probe, record: Mapping[str, Any]) -> dict[str, bytes]:
     try:
         head = canonical_json(
             {
-                "format": FORMAT,
+                "format": PLAIN if calibrator is None else FORMAT,
                 "model": name,
                 "params": {key: _to_json(value) for key, value in probe.get_params().items()},
                 "classes": _classes_to_json(probe.classes_),
                 "values": {key: _to_json(getattr(probe, key)) for key in sorted(probe.layout.values)},
                 "sha256": hashlib.sha256(tensors).hexdigest(),
                 "record": dict(record),
+                **({} if calibrator is None else {"calibration": calibrator.to_dict()}),
             }
         )
     except (TypeError, ValueError) as error:
@@ -125,6 +131,26 @@ def from_files(files: Mapping[str, bytes]) -> tuple[Probe, dict[str, Any]]:
     return probe, dict(head["record"])
 
 
+def calibrator_of(files: Mapping[str, bytes]) -> Calibrator | None:
+    """The calibrator that `to_files` was given; None where there was none.
+
+    Raises
+    ------
+    StoreTooNew, StoreDamaged
+    """
+    from vecstore.probes.calibration import Calibrator
+
+    if HEAD not in files:
+        raise _damaged(f"no {HEAD}")
+    head = _head(files[HEAD])
+    if head["format"] == PLAIN:
+        return None
+    try:
+        return Calibrator.from_dict(head["calibration"], len(head["classes"]["values"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(f"the calibration in {HEAD} can't be used: {error}") from error
+
+
 def _head(data: bytes) -> dict[str, Any]:
     try:
         head = json.loads(data)
@@ -133,8 +159,8 @@ def _head(data: bytes) -> dict[str, Any]:
             raise StoreTooNew(
                 f"a model of format {version}", expected=f"at most {FORMAT}", do="pip install --upgrade vecstore"
             )
-        if version != FORMAT or {"model", "params", "classes", "values", "sha256", "record"} - set(head):
-            raise _damaged(f"{HEAD} lacks parts of format {FORMAT}")
+        if version not in (PLAIN, FORMAT) or {"model", "params", "classes", "values", "sha256", "record"} - set(head):
+            raise _damaged(f"{HEAD} lacks parts of format {PLAIN}")
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(f"{HEAD} can't be read: {error}") from error
     return dict(head)

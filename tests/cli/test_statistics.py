@@ -1,0 +1,69 @@
+"""What `evaluate`, `compare` and `predict --coverage` print."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Call = Callable[..., Result]
+
+
+def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place: Path) -> None:
+    store = place / "chest.vecs"
+    options = ("--subgroup", "sex", "--subgroup", "age=50", "--min-cell", 9, "--prevalence", "0.05")
+    done = vecstore("evaluate", store, "pneumonia", *options)
+    assert done.exit_code == 0, done.output
+    for text in ("AUPRC", "Brier score", "prediction sets", "at specificity 0.9", "stated prevalence", "sex", "< 50"):
+        assert text in done.stdout, text
+    found = json.loads(vecstore("evaluate", store, "pneumonia", *options, "--json").stdout)["assessment"]
+    assert set(found) == {"measures", "calibration", "sets", "subgroups", "notes"}
+    assert found["measures"]["prevalence"] == {"pneumonia": 0.05}
+    assert [cell["value"] for cell in found["subgroups"][1]["cells"]] == ["< 50", ">= 50"]
+    hidden = json.loads(vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100, "--json").stdout)
+    cells = hidden["assessment"]["subgroups"][0]["cells"]
+    assert [(cell["n"], cell["auc"], cell["suppressed"]) for cell in cells] == [(None, None, True)] * 2
+
+
+def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) -> None:
+    assert vecstore("train", store, "pneumonia", "--model", "knn", "--calibrate", "platt").exit_code == 0
+    done = vecstore("compare", store, "pneumonia")
+    assert done.exit_code == 0, done.output
+    assert "2 models on the same 60 rows in 20 groups, out-of-fold" in done.stdout
+    assert "1 less 2: auc" in done.stdout and "real" in done.stdout
+    found = json.loads(vecstore("compare", store, "pneumonia", "--models", "1,2", "--json").stdout)
+    assert {one["model_id"]: one["calibration"] for one in found["models"]} == {1: None, 2: "platt"}
+    assert {"first", "second", "value", "interval", "p", "p_holm", "real", "delong"} == set(found["pairs"][0])
+
+
+def test_predict_adds_columns_where_a_coverage_is_asked_for(vecstore: Call, place: Path) -> None:
+    arguments = ("predict", place / "chest.vecs", "pneumonia", place / "query.png", "--coverage", "0.8")
+    (row,) = csv.DictReader(vecstore(*arguments).stdout.splitlines())
+    assert list(row)[-3:] == ["set", "similarity", "unfamiliar"]
+    assert set(filter(None, row["set"].split(";"))) <= {"normal", "pneumonia"} and row["unfamiliar"] in ("yes", "no")
+    told = json.loads(vecstore(*arguments, "--json").stdout)
+    assert ";".join(told["set"]) == row["set"] and told["unfamiliar"] == (row["unfamiliar"] == "yes")
+    plain = vecstore("predict", place / "chest.vecs", "pneumonia", place / "query.png")
+    assert "set" not in plain.stdout.splitlines()[0].split(",")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--prevalence", "often"), "--prevalence often; expected a share, or CLASS=SHARE"),
+        (("evaluate", "--ordinal", "pneumonia,normal"), "the order pneumonia, normal for a binary task"),
+        (("compare", "--models", "one"), "--models one; expected ids of models, as numbers"),
+        (("compare",), "1 model of task 'pneumonia' to compare"),
+        (("predict", "--coverage", "1"), "coverage=1.0; expected more than 0 and less than 1"),
+    ],
+)
+def test_what_can_not_be_is_told_in_a_line(
+    vecstore: Call, place: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    verb, *options = arguments
+    done = vecstore(verb, place / "chest.vecs", "pneumonia", *options)
+    assert done.exit_code in (1, 2) and message in done.stderr
