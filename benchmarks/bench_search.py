@@ -1,6 +1,6 @@
 """Search: our kinds of index beside raw faiss and its peers, quality beside speed, in one run.
 
-    python benchmarks/bench_search.py [--quick] [--only single,batch,filters,graph,tail,peers,databases,gpu]
+    python benchmarks/bench_search.py [--quick] [--only single,batch,filters,graph,tail,peers,databases,store,gpu]
                                       [--n 100000] [--real STORE ...] [--threads 1]
 
 Made vectors are clustered and of unit length, in two spectra: the variance of dimension i falls as 1/i ("flat") or as
@@ -14,17 +14,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from common import RESULTS, rounds, timed, write
 
-PARTS = ("single", "batch", "filters", "graph", "tail", "peers", "databases", "gpu")
+PARTS = ("single", "batch", "filters", "graph", "tail", "peers", "databases", "store", "gpu")
 K = 10
 SINGLE = 20
 """Queries asked one by one in a round."""
@@ -313,6 +317,58 @@ def _usearch(usearch: Any, bench: Bench) -> Callable[[Floats, int], npt.NDArray[
     return search
 
 
+def part_store(bench: Bench, times: int) -> dict[str, Any]:
+    """A store of these vectors: building its index, the first query from the command line, a predicate."""
+    import shutil
+    import tempfile
+
+    from bench_store import fill
+
+    from vecstore.store import Store
+
+    folder = Path(tempfile.mkdtemp(prefix="bench-search-"))
+    try:
+        fill(folder / "store.vecs", bench.vectors)[0].close()
+
+        def call(*arguments: str) -> dict[str, Any]:
+            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            command = [sys.executable, "-m", "vecstore_cli", *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+            wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            peak = after.ru_maxrss / 1024  # of the largest child so far
+            return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "peak_mib": round(peak)}
+
+        built = call("index", "build", "store.vecs")
+        files = [path for path in (folder / "store.vecs" / "indexes").rglob("*") if path.is_file()]
+
+        def read() -> None:
+            for path in files:
+                with path.open("rb") as file:
+                    while file.read(1 << 24):
+                        pass
+
+        first = [call("search", "store.vecs", "7", "-k", "10", "--json") for _ in range(3)]
+        reading = min(timed(read)[0] for _ in range(3))
+        bare = min(call("info", "store.vecs", "--json")["wall_s"] for _ in range(3))
+        with Store(folder / "store.vecs") as store:
+            taken = min(timed(lambda: store.select("item % 10 = 0"))[0] for _ in range(3))
+        best = min(first, key=lambda one: one["wall_s"])
+        return {
+            "index_build": built,
+            "index_mib": round(sum(path.stat().st_size for path in files) / 2**20),
+            "first_query": best,
+            "reading_the_index_s": round(reading, 2),
+            "info_s": bare,
+            "goal: at most 1.5 x reading + 1 s": round(1.5 * reading + 1, 2),
+            "predicate_s": round(taken, 3),
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def part_gpu(n: int, dim: int, quick: bool) -> dict[str, Any]:
     """Exact search by torch on one GPU: float16 vectors in its memory, products block by block, the best kept."""
     try:
@@ -424,6 +480,7 @@ def main() -> None:
             "tail": part_tail,
             "peers": part_peers,
             "databases": part_databases,
+            "store": part_store,
         }
         for name, (vectors, queries) in data_sets(arguments).items():
             bench = Bench(vectors, queries)

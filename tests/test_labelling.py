@@ -460,7 +460,7 @@ def test_uncertain_values_can_be_named_and_then_no_other_means_it(four: Store) -
 def test_an_uncertain_row_does_not_contradict_a_certain_one(four: Store) -> None:
     table = pl.DataFrame({"path": [*NAMES, NAMES[0]], "A": [1, 0, 1, 0, -1], "B": [0, 1, 0, 1, 0]})
     error = _refused(four, LabelConflict, table, task="t", key="path", value=["A", "B"], uncertain_policy="zeros")
-    assert "1 items have rows that disagree: a/one.png" in error.fact
+    assert "1 items have rows that disagree (joined by exact locator): a/one.png" in error.fact
     result = label(four, table, task="t", key="path", value=["A", "B"], uncertain_policy="ones")
     assert (result.conflicts, _matrix(four, "t")[NAMES[0]]) == (0, {"A": 1.0, "B": 0.0})
 
@@ -605,7 +605,7 @@ DISAGREEING = [("path", "kind"), *ROWS[1:], (NAMES[0], "y"), (NAMES[1], "y"), (N
 
 def test_rows_that_disagree_are_refused_with_both_values(four: Store, write: Callable[..., Path]) -> None:
     error = _refused(four, LabelConflict, write(DISAGREEING), task="t", key="path", value="kind")
-    assert error.fact == "labels.csv: 1 items have rows that disagree: a/one.png (x / y)"
+    assert error.fact == "labels.csv: 1 items have rows that disagree (joined by exact locator): a/one.png (x / y)"
     assert error.do == "choose: --on-conflict first, any or drop" and error.exit_code == 2
     assert error.facts["items"] == [1]
 
@@ -810,7 +810,9 @@ def test_the_task_remembers_how_it_was_made(four: Store) -> None:
         "delimiter": None,
         "on_conflict": "error",
         "source": "archive",
+        "columns": [],
         "add": False,
+        "conflicts": 0,
     }
 
 
@@ -911,7 +913,7 @@ def test_eight_columns_and_one_joined_column_say_the_same(shared: Path, shared_s
 def test_a_picture_that_is_benign_and_malignant_is_refused_by_name(shared: Path, shared_store: Opened) -> None:
     store, table = shared_store("mammo_mias/images.zip"), shared / "mammo_mias" / "labels.csv"
     error = _refused(store, LabelConflict, table, task="severity", key="file", value="severity")
-    assert error.fact == "labels.csv: 1 items have rows that disagree: mdb144.png (B / M)"
+    assert error.fact == "labels.csv: 1 items have rows that disagree (joined by exact locator): mdb144.png (B / M)"
     dropped = label(store, table, task="severity", key="file", value="severity", on_conflict="drop")
     worst = label(store, table, task="severity", key="file", value="severity", on_conflict="any", positive="M")
     assert (dropped.matched, worst.matched, dropped.empty_rows) == (114, 115, 207)

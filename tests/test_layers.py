@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vecstore.store import Store
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"errors", "files", "records", "tables"},
@@ -129,6 +131,15 @@ def test_start_up_loads_no_heavy_library(script: str, own: str) -> None:
     loaded = set(_run(f"{script}\nimport sys; print(*sorted(sys.modules), file=sys.stderr)").stderr.split())
     assert own in loaded
     assert not loaded & ({"numpy", "PIL", *HOMES} - {"click" if own != "vecstore" else ""})
+
+
+def test_a_search_without_a_page_draws_and_learns_nothing(colour_store: Store) -> None:
+    call = f"try: cli(['search', {str(colour_store.path)!r}, '1', '-k', '3', '--json'])\nexcept SystemExit: pass"
+    script = f"from vecstore_cli.main import cli\n{call}\nimport sys; print(*sorted(sys.modules), file=sys.stderr)"
+    done = _run(script)
+    assert len(done.stdout.splitlines()) == 3
+    loaded = set(done.stderr.split())
+    assert "faiss" in loaded and not loaded & {"torch", "sklearn", "matplotlib", "jinja2", "timm", "pandas"}
 
 
 def test_start_up_is_quick() -> None:

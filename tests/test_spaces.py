@@ -86,7 +86,9 @@ def test_items_that_lack_a_vector_in_one_of_the_spaces_are_left_out_and_counted(
     assert data.notes == ["6 labelled items have no vector in each of the spaces fake-64, fake-24"]
     record = train(colour_store, "colour", space=["fake-64", "fake-24"], model="knn").record
     assert (record.n, record.notes[0]) == (57, data.notes[0])
-    assert len(list(predict(colour_store, "colour"))) == 57
+    rows = list(predict(colour_store, "colour"))
+    assert (len(rows), sum(not row.reason for row in rows)) == (63, 57)
+    assert rows[-1].reason == "no vector in each of: fake-64, fake-24; ingest embeds what is missing"
 
 
 @pytest.mark.parametrize(("model", "level"), [("probe", None), ("svm", None), ("knn", None), ("knn", "patient")])

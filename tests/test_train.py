@@ -423,10 +423,13 @@ def test_classes_and_groups_of_a_training_are_told(colour_store: Store) -> None:
 
     told = Told()
     record = train(colour_store, "colour", model="knn", classes=["red", "blue"], progress=told).record
-    assert told.lines == ["groups: patient, 14 of them"]
+    assert told.lines == [
+        "groups: patient, 14 of them",
+        "fitting knn: 42 items of 64 numbers, 2 classes; parameters chosen over 5 folds, and inside each of them",
+    ]
     assert (record.classes, record.training_counts, record.n) == (["blue", "red"], {"blue": 21, "red": 21}, 42)
     train(colour_store, "colour", model="knn", group="none", progress=told)
-    assert told.lines[1].startswith("groups: none known")
+    assert told.lines[2].startswith("groups: none known")
 
 
 # No pixels

@@ -20,7 +20,6 @@ from vecstore.index.metric import DEFAULT_METRIC
 from vecstore.neighbours import Neighbour, Searcher, searcher
 from vecstore.records import BoolArray, DoubleArray, FloatArray, Hit, IntArray
 from vecstore.store import Items, Space, Store
-from vecstore.trained import load
 
 DEFAULT_K = 10
 
@@ -610,6 +609,8 @@ def _predictions(
     store: Store, space: Space, items: Items, ids: Sequence[int], task: str
 ) -> dict[int, dict[str, float]]:
     """What the newest probe of a task says of items: probability per class."""
+    from vecstore.trained import load  # scikit-learn: seconds that other searches do not need
+
     probe = load(store, task)
     probe.check(space.fingerprint, f"the space {space.name}")
     rows = np.searchsorted(items.ids, np.asarray(ids, np.int64))

@@ -75,7 +75,6 @@ def search(
     """
     from vecstore.errors import UsageError
     from vecstore.files import output_file
-    from vecstore.pages import write_similar_page
     from vecstore.search import search as run
     from vecstore.search import search_many
     from vecstore.store import Store
@@ -96,6 +95,8 @@ def search(
             one = run(opened, query or None, text=text, like=like, unlike=unlike, thumbnails=html is not None, **wish)
             results = [one]
         if html:
+            from vecstore.pages import write_similar_page  # draws: seconds that an answer does not need
+
             write_similar_page(opened, results[0], html)
     for note in dict.fromkeys(note for result in results for note in result.notes):
         click.echo(f"note: {note}", err=True)

@@ -79,7 +79,7 @@ def test_a_learning_curve_says_how_many_labels_are_enough(vecstore: Call, place:
     assert all(0 <= point["low"] <= point["auc"] <= point["high"] <= 1 for point in found["points"])
     assert [point["rows"] for point in found["points"][:3]] == [6, 12, 24]  # three pictures of each patient
     assert (found["part"], found["repeats"], found["model"], found["pixels_read"]) == ("held-out", 6, "probe", 0)
-    assert found["notes"] == ["left out, more groups per class than the rarest class has: 64"]
+    assert found["notes"] == ["left out, more groups per class than every draw has of the rarest class: 64"]
     told = vecstore(*arguments)
     assert re.search(r"^groups per class +items +auc +sd +low +high +draws$", told.stdout, re.M)
     assert "of the AUC with all labels" in told.stdout

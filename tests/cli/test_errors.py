@@ -401,7 +401,7 @@ def test_labels_that_are_no_labels_are_told_or_counted(vecstore: Call, store: Pa
     _refused(done, 1, "no row of t.csv gives an item a label (60 rows", "expected keys such as")
     done = _label(vecstore, store, table, ((i, "nan" if i < 6 else _pairs(i)) for i in range(60)))
     assert done.exit_code == 0
-    assert re.search(r"^rows without a value +6$", done.stdout, re.M)
+    assert re.search(r"^rows without a value, or with an ignored one +6$", done.stdout, re.M)
     assert re.search(r"^items without a label +6 \(000.png, ", done.stdout, re.M)
     assert " 54 items in 18 groups" in vecstore("train", store, "x", "--model", "knn").stdout
 

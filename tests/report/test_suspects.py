@@ -124,4 +124,4 @@ def test_nothing_sticks_out_at_any_width(width: int, jpeg: bytes, measure: Check
     pairs = [{"label": "l" * 60, "given": "g" * 90, "suggested": "s" * 90, "count": 1}]
     html = suspects_page(_record(suspects, pairs=pairs), {10: jpeg, **dict.fromkeys(range(11, 24), jpeg)})
     seen = measure(html, width)
-    assert seen == {"title": "Label errors: diagnosis", "inner": width, "scroll": width, "out": [], "broken": 0}
+    assert seen == {"title": "Label errors: diagnosis", "inner": width, "faults": []}

@@ -305,7 +305,17 @@ def test_a_column_comes_before_a_task_of_the_same_name(store: Store, kit: Kit) -
     ],
 )
 def test_text_against_a_number_is_warned_about(filled: Store, where: str, warnings: list[str]) -> None:
-    assert filled.where_warnings(where) == warnings
+    told = [f"a text column is compared with a number: {one}" for one in warnings]
+    assert filled.where_warnings(where) == told
+
+
+def test_a_patients_id_is_not_its_pseudonym(store: Store) -> None:
+    with closing(connect(store.catalog.path, "rw")) as db:
+        db.execute("ALTER TABLE metadata ADD COLUMN PatientID TEXT")
+        db.execute("INSERT INTO columns VALUES ('PatientID', 'TEXT', 's', 1)")
+    (told,) = store.refresh().where_warnings("patientid = 'P1'")
+    assert told == "patientid holds pseudonyms, and no ids of patients as files have them: Store.pseudonym(id)"
+    assert store.where_warnings("locator = 'patientid'") == []
 
 
 def test_a_predicate_works_on_many_items_quickly(store: Store) -> None:
