@@ -238,7 +238,9 @@ def binary(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
         "lbfgs path, defaults": ("lbfgs", 1e-4, 100),
     }.items():
         taken, paths[peer] = cpu_s(lambda s=solver, t=tol, m=max_iter: path(centered, y, cv, s, t, m))  # type: ignore[misc]
-        peers[peer] = {"cpu_s_run": taken, "cpu_s": round(taken * FOLDS / many, 2), "extrapolated": many < FOLDS}
+        # Models of all folds and the refit, from those of some folds and the refit.
+        share = (FOLDS * len(STRENGTHS) + 1) / (many * len(STRENGTHS) + 1)
+        peers[peer] = {"cpu_s_run": taken, "cpu_s": round(taken * share, 2), "extrapolated": many < FOLDS}
     train = cv[0][0]
     one = LogisticRegression(C=1.0, solver="newton-cholesky")
     peers["newton-cholesky, one model"] = {"cpu_s": cpu_s(lambda: one.fit(centered[train], y[train]))[0]}
@@ -334,7 +336,7 @@ def multinomial(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]
     mine = worst_gap(centered, y, folds, checked, 1, lambda f, s: (found.coef[f + 1, s], found.intercept[f + 1, s]))[0]
     # All strengths of all folds take hours: with few --peer-models, some of the first fold stand for them.
     some = list(checked) if many < FOLDS else list(range(len(STRENGTHS)))
-    share = FOLDS / many * len(STRENGTHS) / len(some)
+    share = (FOLDS * len(STRENGTHS) + 1) / (many * len(some) + 1)  # each with its refit
     for tol in (1e-4, 1e-6):
         cost, peer = cpu_s(
             lambda t=tol: path(centered, y, splits(folds, many), "lbfgs", t, 1000, STRENGTHS[some])  # type: ignore[misc]
@@ -390,7 +392,9 @@ def multilabel(n: int, d: int, peer_models: int, quick: bool) -> dict[str, Any]:
         )[0]
         for label in (0, 13)
     ]  # fmt: skip
-    full = {f"LogisticRegressionCV({k}) per label": round(v * 14 * FOLDS / many, 1) for k, v in peers.items()}
+    # Each path that was run has a refit; in full there is one for a label.
+    share = 14 * (FOLDS * len(STRENGTHS) + 1) / (many * (len(STRENGTHS) + 1))
+    full = {f"LogisticRegressionCV({k}) per label": round(v * share, 1) for k, v in peers.items()}
     return {
         "what": f"14 labels, {n} x {d}, {FOLDS} folds x {len(STRENGTHS)} strengths; CPU-seconds of one thread",
         "ours": {"LogisticProbe.fit, all in": {"cpu_s": taken}, "sweep alone": {"cpu_s": alone}},
