@@ -87,7 +87,7 @@ def rescored(store: Store, task: str, model: int | None = None) -> Rescored:
         store,
         probe.model.task,
         space=spaces_of(store, probe),
-        group=_group(store, record),
+        group=training_group(store, record),
         where=record.where,
         classes=record.classes,
         only=asked,
@@ -156,7 +156,7 @@ def _whole(units: Units, saved: IntArray, of_members: IntArray, sizes: IntArray)
     return np.asarray(~strange & (units.counts() == sizes[saved]), np.bool_)
 
 
-def _group(store: Store, record: Record) -> str | None:
+def training_group(store: Store, record: Record) -> str | None:
     """The groups of training: found by the column's name as then, unless that would find another column now."""
     if record.group is not None or group_column(store) == record.group_column:
         return record.group
