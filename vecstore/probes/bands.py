@@ -205,6 +205,6 @@ def _at_recall(curve: tuple[DoubleArray, DoubleArray]) -> DoubleArray:
 
 def _curve(x: DoubleArray, y: DoubleArray, grid: DoubleArray, made: DoubleArray | None, size: int) -> Curve:
     bounds = [] if made is None else [percentiles(column, size) for column in made.T]
-    told = [(float(at), *found) for at, found in zip(grid, bounds) if found is not None]
+    told = [(float(at), *found) for at, found in zip(grid, bounds, strict=False) if found is not None]
     at, low, high = ([row[i] for row in told] for i in range(3))
     return Curve(x.tolist(), y.tolist(), at, low, high)

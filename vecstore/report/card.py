@@ -12,6 +12,11 @@ from vecstore.report.words import percent, unit
 _MARKED = re.compile(r"([\\`*_\[\]<>|#])")
 
 
+_USE = (
+    "Research on pictures like those it was evaluated on. It is not a medical device, and its answers are no diagnosis."
+)
+
+
 def model_card(told: Mapping[str, Any]) -> str:
     """Make the Markdown of a report.
 
@@ -40,8 +45,7 @@ def model_card(told: Mapping[str, Any]) -> str:
         "",
         "## Intended use",
         "",
-        "Research on pictures like those it was evaluated on. It is not a medical device, and its answers are no"
-        " diagnosis.",
+        _USE,
         "",
         "## Data",
         "",
@@ -81,11 +85,9 @@ def model_card(told: Mapping[str, Any]) -> str:
     lines += [f"- {_text(one)}" for one in told["caveats"]] or ["- Nothing was found that would forbid it."]
     sets = told["assessment"]["sets"]
     if sets:
-        lines += [
-            "",
-            f"Prediction sets of {percent(sets['coverage'])} coverage hold the truth in"
-            f" {percent(sets['covered']['value'])} and are one answer in {percent(sets['answered'])}.",
-        ]
+        held, answered = percent(sets["covered"]["value"]), percent(sets["answered"])
+        told_of = f"Prediction sets of {percent(sets['coverage'])} coverage hold the truth in {held}"
+        lines += ["", f"{told_of} and are one answer in {answered}."]
     lines += ["", "## How it was made", "", "```", made["train_command"], made["report_command"], "```", ""]
     versions = ", ".join(f"{name} {value}" for name, value in made["versions_trained"].items())
     lines += [f"Seed {made['seed']}. Versions: {_text(versions)}.", ""]

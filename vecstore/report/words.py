@@ -160,8 +160,8 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
 def _floor_caveats(told: Mapping[str, Any]) -> list[str]:
     for floor in told["floors"]:
         if floor["name"] == "Shuffled labels" and floor["auc"] is not None and floor["auc"] > 0.6:
-            told = f"With shuffled labels the AUC is still {share(floor['auc'])}"
-            return [f"{told}: something other than their meaning is being learned, or there are very few rows."]
+            still = f"With shuffled labels the AUC is still {share(floor['auc'])}"
+            return [f"{still}: something other than their meaning is being learned, or there are very few rows."]
     return []
 
 
