@@ -197,7 +197,9 @@ def histogram_figure(parts: Sequence[FloatArray], label: str, description: str) 
         return _svg(axes, description)
 
 
-def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: FloatArray, whole: float) -> Markup:
+def curve_figure(
+    sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: FloatArray, whole: float, *, wide: bool = True
+) -> Markup:
     """AUC by number of labelled groups per class.
 
     Parameters
@@ -208,6 +210,8 @@ def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: 
         Mean, worst and best draw of each size.
     whole : float
         AUC with all labels: a dashed line.
+    wide : bool
+        For a panel of its own; else one of two side by side.
 
     Returns
     -------
@@ -215,7 +219,7 @@ def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: 
         An `<svg>` element.
     """
     with mpl.rc_context():
-        axes = _axes(width=6.4, height=3.6)
+        axes = _axes(width=6.4, height=3.6) if wide else _axes(width=4.2, height=3.4)
         places = np.arange(len(sizes))
         axes.axhline(whole, color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
         # A polygon, because `fill_between` refers to a shape by an id, and ids are taken out of a page's figures.

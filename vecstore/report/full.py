@@ -57,7 +57,7 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "undrawn": max(0, len(told["curves"]["roc"]) - MOST_CLASSES),
             "n_boot": told["curves"]["n_boot"],
             "classes": _class_rows(told),
-            "measures": _measure_rows(found["measures"]),
+            "measures": _measure_rows(found["measures"], record["kind"] != "binary"),
             "overall": _overall(found["measures"]),
             "points": _points(found["measures"]),
             "prevalence_stated": found["measures"]["prevalence_stated"],
@@ -145,12 +145,9 @@ def _curves(told: Mapping[str, Any], kind: str) -> Markup | None:
 
 def _class_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     record = told["record"]
-    shown = list(told["curves"]["roc"])
     return [
         {
             "name": clean(name),
-            "colour": shown.index(name) % COLOURS if name in shown[:MOST_CLASSES] else None,
-            "dash": dash(shown.index(name)) if name in shown else "solid",
             "trained": number(int(record["training_counts"].get(name, 0))),
             "evaluated": number(int(record["counts"].get(name, 0))),
             "share": percent(record["counts"].get(name, 0) / max(1, record["n"])),
@@ -162,32 +159,31 @@ def _class_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 _SHOWN = ("auc", "auprc", "sensitivity", "specificity", "ppv", "npv", "f1")
 
 
-def _measure_rows(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _measure_rows(measures: Mapping[str, Any], several: bool) -> list[dict[str, Any]]:
     return [
         {
             "name": clean(name),
+            "colour": i % COLOURS if several and i < MOST_CLASSES else None,
+            "dash": dash(i),
             "values": [estimate(values[key]) for key in _SHOWN],
             "delong": interval(measures["delong"].get(name)),
             "prevalence": "–" if measures["prevalence"][name] is None else percent(measures["prevalence"][name]),
         }
-        for name, values in measures["per_class"].items()
+        for i, (name, values) in enumerate(measures["per_class"].items())
     ]
 
 
 def _overall(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What is not in the tiles."""
+    at = {point["fixed"]: f"{point['at']:g}" for points in measures["points"].values() for point in points}
     names = {
         "f1": "F1",
         "quadratic_kappa": "Quadratic kappa",
-        "sensitivity_at_specificity": "Sensitivity at the specificity below",
-        "specificity_at_sensitivity": "Specificity at the sensitivity below",
+        "sensitivity_at_specificity": f"Sensitivity, thresholds for specificity {at.get('specificity', '')}",
+        "specificity_at_sensitivity": f"Specificity, thresholds for sensitivity {at.get('sensitivity', '')}",
     }
     if len(measures["per_class"]) == 1:
-        return [
-            (names[key], *estimate(measures["overall"][key]))
-            for key in ("quadratic_kappa",)
-            if key in measures["overall"]
-        ]
+        return []
     return [(title, *estimate(measures["overall"][key])) for key, title in names.items() if key in measures["overall"]]
 
 
@@ -351,7 +347,7 @@ def _curve(found: Mapping[str, Any]) -> dict[str, Any] | str:
     whole = points[-1]["auc"]
     figure = None
     if drawn and whole is not None:
-        figure = curve_figure([one["per_class"] for one in drawn], mean, low, high, whole)
+        figure = curve_figure([one["per_class"] for one in drawn], mean, low, high, whole, wide=False)
     return {
         "figure": figure,
         "rows": [

@@ -72,9 +72,10 @@ def signed(value: float) -> str:
     """A difference with its sign.
 
     >>> signed(-0.104), signed(0.0)
-    ('−0.10', '+0.00')
+    ('−0.10', '0.00')
     """
-    return f"{value:+.2f}".replace("-", "−")
+    told = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if told[1:] == "0.00" else told
 
 
 def summary(told: Mapping[str, Any]) -> str:
