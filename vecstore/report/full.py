@@ -193,7 +193,7 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
         for point in points:
             known = [one for one in point["thresholds"] if one is not None]
             low, high = (min(known), max(known)) if known else (None, None)
-            told = "none" if low is None else share(low) if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}–{high:.2f}"
+            told = "none" if low is None else f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g}–{high:.2g}"
             rows.append(
                 {
                     "name": clean(name),
@@ -263,7 +263,7 @@ def _subgroup(part: Mapping[str, Any]) -> dict[str, Any]:
     span = 1 - start
     for cell in part["cells"]:
         auc, gap = cell["auc"], cell["gap"]
-        row: dict[str, Any] = {"value": clean(cell["value"]), "suppressed": cell["suppressed"]}
+        row: dict[str, Any] = {"value": clean(cell["value"]).replace(">= ", "≥ "), "suppressed": cell["suppressed"]}
         if not cell["suppressed"]:
             row |= {"n": number(cell["n"]), "groups": number(cell["groups"]), "auc": estimate(auc), "scale": None}
             if auc and auc["value"] is not None:
@@ -434,7 +434,12 @@ def _card(
         "label": clean(one["label"]) if one["label"] else "",
         "picture": uris.get(one["item_id"]),
         "bars": [
-            {"what": what, "name": clean(told), "value": share(chance), "percent": f"{100 * chance:.1f}"}
+            {
+                "what": what,
+                "name": clean(told),
+                "value": share(chance) if chance >= 0.005 else "< 0.01",
+                "percent": f"{100 * chance:.1f}",
+            }
             for what, told, chance in bars
         ],
         "rows": [
