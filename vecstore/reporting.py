@@ -26,7 +26,7 @@ from vecstore.label_errors import label_errors
 from vecstore.neighbours import searcher
 from vecstore.pages import pictures_of
 from vecstore.probes.assessing import COVERAGE
-from vecstore.probes.bands import curves
+from vecstore.probes.bands import N_BOOT, curves
 from vecstore.probes.curves import RULES, learning_curve
 from vecstore.probes.estimates import number
 from vecstore.probes.measures import SENSITIVITY, SPECIFICITY, decided
@@ -43,12 +43,15 @@ from vecstore.trained import spaces_of
 MANY = 20_000
 """Items beyond which near-duplicates, similarity and the learning curve rest on a part of them, and that is said."""
 
-NEAR_QUERIES = FAMILIAR_ROWS = 1_000
+NEAR_QUERIES = FAMILIAR_ROWS = 500
 CURVE_ROWS = 4_000
 """Rows learned from, and judged on, at most in the learning curve and with shuffled labels; groups are kept whole."""
 
 CLASS_GROUPS = 50
 """Groups of each class that are among them whatever chance says."""
+
+RESAMPLES = 1000, 200
+"""Of groups, for intervals of all figures beside the scores; the second of many rows, where intervals are narrow."""
 
 SHUFFLES = 5
 NEIGHBOURS = 3
@@ -160,6 +163,7 @@ def report(
         before = pictures_opened()
         told.say("scores")
         asked = _usual_columns(opened) if subgroup is None else asked_columns(subgroup)
+        many = len(opened.items()) > MANY
         again = judged(
             opened,
             task,
@@ -171,8 +175,9 @@ def report(
             prevalence=prevalence,
             ordinal=ordinal,
             coverage=coverage,
+            n_boot=RESAMPLES[many],
         )
-        look = _Look(opened, again, seed, top)
+        look = _Look(opened, again, seed, top, many)
         content: dict[str, Any] = {"format": 1, "made_by": "vecstore", **look.facts()}
         content["curves"] = look.curves()
         content["confusion"] = look.confusion()
@@ -241,14 +246,14 @@ def _files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
 class _Look:
     """What the parts of one report share."""
 
-    def __init__(self, store: Store, again: Rescored, seed: int, top: int) -> None:
-        self.store, self.again, self.seed, self.top = store, again, seed, top
+    def __init__(self, store: Store, again: Rescored, seed: int, top: int, many: bool) -> None:
+        self.store, self.again, self.seed, self.top, self.many = store, again, seed, top, many
         self.probe, self.record = again.probe, again.probe.record
         assert again.probe.model is not None
         self.model = again.probe.model
         self.kind = self.model.task.kind
         self.group = training_group(store, self.record)
-        self.many = len(store.items()) > MANY
+        self._data: Dataset | None = None
 
     def facts(self) -> dict[str, Any]:
         """The record, and everything `evaluate` found."""
@@ -272,7 +277,13 @@ class _Look:
         """ROC and precision-recall with bands."""
         probe = self.probe
         found = curves(
-            probe.y, probe.probabilities, self.record.classes, self.kind, self.again.groups, seed=self.record.seed
+            probe.y,
+            probe.probabilities,
+            self.record.classes,
+            self.kind,
+            self.again.groups,
+            n_boot=min(N_BOOT, RESAMPLES[self.many]),
+            seed=self.record.seed,
         )
         return found.to_dict()
 
@@ -297,8 +308,14 @@ class _Look:
             seed=self.seed,
             max_queries=NEAR_QUERIES if self.many else MAX_QUERIES,
         ).to_dict()
-        limit = f"near-duplicates were looked for of {NEAR_QUERIES} pictures, those of the test part first"
-        return found | {"notes": [limit] if self.many and near_duplicates else []}
+        notes = []
+        if self.many:
+            notes.append(f"intervals beside those of the scores are of {RESAMPLES[1]} resamples")
+            if near_duplicates:
+                notes.append(
+                    f"near-duplicates were looked for of {NEAR_QUERIES} pictures, those of the test part first"
+                )
+        return found | {"notes": notes}
 
     def floors(self, curve: bool, audited: Mapping[str, Any]) -> dict[str, Any]:
         """What is reached without looking at a picture, or without a truth; and how many labels are needed."""
@@ -313,18 +330,7 @@ class _Look:
         if not curve:
             return {"floors": told, "learning_curve": {"left_out": "it was not asked for"}}
         try:
-            data = dataset(
-                self.store,
-                self.model.task,
-                space=spaces_of(self.store, self.probe),
-                group=self.group,
-                where=self.record.where,
-                classes=self.record.classes,
-                level=self.record.level,
-                pool=self.record.pool or "mean",
-                on_conflict="drop" if self.record.on_conflict == "error" else self.record.on_conflict,
-            )
-            few = _Few.of(data, self.seed)
+            few = _Few.of(self.data(), self.seed)
             shuffled = few.shuffled(self.seed)
             found = few.learning_curve(self.record.model, self.seed)
         except DataError as error:
@@ -457,9 +463,10 @@ class _Look:
             rows = np.arange(len(self.probe.items))
             if self.many and len(rows) > FAMILIAR_ROWS:
                 rows = np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:FAMILIAR_ROWS])
-            mask = np.zeros(len(self.probe.items), np.bool_)
-            mask[rows] = True
-            similarity = known.similarity(self._vectors(mask), [self.again.names[row] for row in rows.tolist()])
+            data = self.data()
+            rows = rows[np.isin(self.probe.items[rows], data.items)]
+            vectors = np.asarray(data.vectors(np.isin(data.items, self.probe.items[rows])), np.float32)
+            similarity = known.similarity(vectors, [self.again.names[row] for row in rows.tolist()])
         except DataError as error:
             return {"left_out": error.fact}
         strange = known.rule.unfamiliar(similarity)
@@ -476,25 +483,22 @@ class _Look:
             "error_rate_unfamiliar": _share(errors[strange]) if self.kind != "multi-label" else None,
         }
 
-    def _vectors(self, rows: BoolArray) -> npt.NDArray[np.float32]:
-        """Of some evaluated rows, in their order."""
-        probe = self.probe
-        members = probe.items[rows]
-        if probe.pictures is not None and probe.rows is not None:
-            members = probe.pictures[rows[probe.rows]]
-        data = dataset(
-            self.store,
-            self.model.task,
-            space=spaces_of(self.store, probe),
-            group=self.group,
-            where=self.record.where,
-            classes=self.record.classes,
-            only=members,
-            level=self.record.level,
-            pool=self.record.pool or "mean",
-            on_conflict="drop" if self.record.on_conflict == "error" else self.record.on_conflict,
-        )
-        return np.asarray(data.vectors(), np.float32)
+    def data(self) -> Dataset:
+        """What the model was trained and judged on, as the store is now."""
+        if self._data is None:
+            record = self.record
+            self._data = dataset(
+                self.store,
+                self.model.task,
+                space=spaces_of(self.store, self.probe),
+                group=self.group,
+                where=record.where,
+                classes=record.classes,
+                level=record.level,
+                pool=record.pool or "mean",
+                on_conflict="drop" if record.on_conflict == "error" else record.on_conflict,
+            )
+        return self._data
 
     def manifest(self, command: str) -> dict[str, Any]:
         """How all of it was made."""

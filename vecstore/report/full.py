@@ -106,10 +106,14 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     record, overall, chance = told["record"], told["assessment"]["measures"]["overall"], told["chance"]
     prevalence = [one for one in told["assessment"]["measures"]["prevalence"].values() if one is not None]
     single = len(prevalence) == 1
+    own = {
+        key: {"value": record[key], "interval": record[f"{key}_interval"]}
+        for key in ("auc", "balanced_accuracy", "accuracy")
+    }
     rows = [
-        ("AUC-ROC", overall["auc"], chance["auc"], "guessing"),
-        ("Balanced accuracy", overall["balanced_accuracy"], chance["balanced_accuracy"], "guessing"),
-        ("Accuracy", overall["accuracy"], chance["accuracy"], "majority class"),
+        ("AUC-ROC", own["auc"], chance["auc"], "guessing"),
+        ("Balanced accuracy", own["balanced_accuracy"], chance["balanced_accuracy"], "guessing"),
+        ("Accuracy", own["accuracy"], chance["accuracy"], "majority class"),
         ("AUPRC", overall["auprc"], prevalence[0] if single and record["kind"] == "binary" else None, "prevalence"),
     ]
     tiles = []
@@ -326,8 +330,11 @@ def _familiar(found: Mapping[str, Any]) -> list[tuple[str, str]] | str:
 
 
 def _floors(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    auc, chance = told["assessment"]["measures"]["overall"]["auc"], told["chance"]
-    rows = [{"name": "This model", "auc": estimate(auc), "how": "stored image features", "own": True}]
+    record, chance = told["record"], told["chance"]
+    auc = {"value": record["auc"], "interval": record["auc_interval"]}
+    rows: list[dict[str, Any]] = [
+        {"name": "This model", "auc": estimate(auc), "how": "stored image features", "own": True}
+    ]
     for floor in told["floors"]:
         shown = (share(floor["auc"]), interval(floor["interval"])) if floor["auc"] is not None else ("–", "")
         rows.append({"name": clean(floor["name"]), "auc": shown, "how": clean(floor["how"]), "own": False})
