@@ -163,7 +163,8 @@ def report(
         before = pictures_opened()
         told.say("scores")
         asked = _usual_columns(opened) if subgroup is None else asked_columns(subgroup)
-        many = len(opened.items()) > MANY
+        items = opened.items()  # held, so that no part reads them again
+        many = len(items) > MANY
         again = judged(
             opened,
             task,
