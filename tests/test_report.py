@@ -161,8 +161,8 @@ def test_a_browser_reads_the_report(browser: Browser, made: Report, width: int, 
     heights = page.evaluate(
         "[...document.querySelectorAll('.scroll thead th, .scroll tbody th')].filter(e => e.offsetHeight > 0 &&"
         " !e.innerText.includes(' ') && !e.innerText.includes('-')).map(e => { const r = document.createRange();"
-        " r.selectNodeContents(e.querySelector('bdi') || e); return new Set([...r.getClientRects()].filter(b => b.height > 8)"
-        ".map(b => Math.round(b.top))).size; })"
+        " r.selectNodeContents(e.querySelector('bdi') || e); return new Set([...r.getClientRects()]"
+        ".filter(b => b.height > 8).map(b => Math.round(b.top))).size; })"
     )
     assert len(heights) > 20 and max(heights) == 1
     page.close()
