@@ -261,8 +261,13 @@ class _Look:
         record = self.record.to_dict()
         record.pop("seconds")
         assert self.probe.assessment is not None
-        counts = [int(n) for n in self.record.counts.values()]
-        majority = max(counts) / self.record.n if counts and self.record.n and self.kind != "multi-label" else None
+        # Always the commonest class; of several labels always the commoner answer to each.
+        y = np.asarray(self.probe.y, np.float64)
+        if self.kind == "multi-label":
+            shares = [float(known.mean()) for known in (label[~np.isnan(label)] for label in y.T) if len(known)]
+            majority = float(np.mean([max(share, 1 - share) for share in shares])) if shares else None
+        else:
+            majority = float(np.bincount(y.astype(np.int64)).max() / len(y)) if len(y) else None
         return {
             "task": self.record.task,
             "record": record,

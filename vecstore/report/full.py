@@ -113,7 +113,7 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
         ("AUC-ROC", own["auc"], chance["auc"], "guessing"),
         ("Balanced accuracy", own["balanced_accuracy"], chance["balanced_accuracy"], "guessing"),
-        ("Accuracy", own["accuracy"], chance["accuracy"], "majority class"),
+        ("Accuracy", own["accuracy"], chance["accuracy"], _majority(record)[0]),
         ("AUPRC", overall["auprc"], prevalence[0] if single and record["kind"] == "binary" else None, "prevalence"),
     ]
     tiles = []
@@ -133,6 +133,13 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return tiles
+
+
+def _majority(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What the floor of accuracy is called, short and long."""
+    if record["kind"] == "multi-label":
+        return "commoner answers", "Always the commoner answer"
+    return "majority class", "Always the majority class"
 
 
 def _curves(told: Mapping[str, Any], kind: str) -> Markup | None:
@@ -341,7 +348,7 @@ def _floors(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows.append({"name": "Guessing", "auc": (share(chance["auc"]), ""), "how": "by definition", "own": False})
     if chance["accuracy"] is not None:
         how = f"accuracy {share(chance['accuracy'])}, balanced accuracy {share(chance['balanced_accuracy'])}"
-        rows.append({"name": "Always the majority class", "auc": ("0.50", ""), "how": how, "own": False})
+        rows.append({"name": _majority(record)[1], "auc": ("0.50", ""), "how": how, "own": False})
     return rows
 
 

@@ -132,7 +132,8 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
     if warned:
         found.append(f"The audit warns of: {'; '.join(warned)}. See Data and leakage.")
     chance = told["chance"]["accuracy"]
-    if chance is not None and chance >= IMBALANCED and record["accuracy"] is not None:
+    single = record["kind"] != "multi-label"
+    if single and chance is not None and chance >= IMBALANCED and record["accuracy"] is not None:
         most = max(record["counts"], key=lambda name: record["counts"][name])
         found.append(
             f"Classes are imbalanced: {percent(chance)} of the {several} are {quoted(most)}, so always saying so is"
