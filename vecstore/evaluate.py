@@ -94,7 +94,7 @@ def judged(
     **options: Any,
 ) -> Rescored:
     """What `evaluate` does, with what its rows are; `asked` are columns of subgroups with their edges."""
-    again = rescored(store, task, model)
+    again = rescored(store, task, model, options.get("n_boot", 1000))
     columns = [_column(store, again, name, edges) for name, edges in asked]
     probe, record = again.probe, again.probe.record
     assert probe.model is not None

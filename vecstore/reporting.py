@@ -51,7 +51,7 @@ CLASS_GROUPS = 50
 """Groups of each class that are among them whatever chance says."""
 
 RESAMPLES = 1000, 200
-"""Of groups, for intervals of all figures beside the scores; the second of many rows, where intervals are narrow."""
+"""Of groups, for all intervals; the second of many rows, where intervals are narrow."""
 
 SHUFFLES = 5
 NEIGHBOURS = 3
@@ -316,7 +316,7 @@ class _Look:
         ).to_dict()
         notes = []
         if self.many:
-            notes.append(f"intervals beside those of the scores are of {RESAMPLES[1]} resamples")
+            notes.append(f"intervals are of {RESAMPLES[1]} resamples, those of training of {RESAMPLES[0]}")
             if near_duplicates:
                 notes.append(
                     f"near-duplicates were looked for of {NEAR_QUERIES} pictures, those of the test part first"

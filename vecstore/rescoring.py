@@ -64,8 +64,10 @@ class Rescored:
         return [next(iter(one)) if len(one) == 1 else None for one in held]
 
 
-def rescored(store: Store, task: str, model: int | None = None) -> Rescored:
+def rescored(store: Store, task: str, model: int | None = None, n_boot: int = 1000) -> Rescored:
     """Score the newest model of a task, or one by its id, again: see `vecstore.evaluate`.
+
+    Intervals are of `n_boot` resamples, in training 1000.
 
     Raises
     ------
@@ -115,7 +117,8 @@ def rescored(store: Store, task: str, model: int | None = None) -> Rescored:
     if others := len(asked) - len(left) - gone:
         notes.append(f"{others} items of the training record no longer fit its rules (labels, where, units that agree)")
     y, groups = data.y[keep], data.groups[keep]
-    scores = metrics.evaluate(y, probabilities, record.classes, probe.model.task.kind, groups, seed=record.seed)
+    kind = probe.model.task.kind
+    scores = metrics.evaluate(y, probabilities, record.classes, kind, groups, n_boot=n_boot, seed=record.seed)
     units = None if data.units is None else data.units.only(keep)
     fresh = replace(
         record,
