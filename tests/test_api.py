@@ -34,6 +34,7 @@ VERBS = (
     "audit",
     "label_errors",
     "compare",
+    "report",
     "dataset",
     "open_encoder",
     "clusters",
@@ -130,7 +131,16 @@ def test_a_verb_has_the_same_name_and_its_options_on_the_command_line() -> None:
         "prompt": "prompts",
         "file": "prompts",
     }
-    for verb in (*VERBS[2:9], "zero_shot", "learning_curve", "export_model", "audit", "label_errors", "compare"):
+    for verb in (
+        *VERBS[2:9],
+        "zero_shot",
+        "learning_curve",
+        "export_model",
+        "audit",
+        "label_errors",
+        "compare",
+        "report",
+    ):
         command = cli.get_command(click.Context(cli), verb.replace("_", "-"))
         assert command is not None
         options = {renamed.get(p.name or "", p.name) for p in command.params} - {"as_json", "as_csv", "html", "report"}

@@ -38,6 +38,7 @@ LAYERS = (
         "clusters",
         "embedding_map",
     },
+    {"reporting"},  # joins verbs
     {"demo"},
     {"vecstore_cli"},
 )

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from vecstore.labelling import LabelResult as LabelResult
     from vecstore.predict import Prediction as Prediction
     from vecstore.predict import predict as predict
+    from vecstore.reporting import Report as Report
+    from vecstore.reporting import report as report
     from vecstore.search import SearchResult as SearchResult
     from vecstore.search import search as search
     from vecstore.search import search_many as search_many
@@ -80,6 +82,7 @@ _HOMES = {
     "NeighborGraph": "graph",
     "Prediction": "predict",
     "Probe": "trained",
+    "Report": "reporting",
     "SearchEvaluation": "search_eval",
     "SearchResult": "search",
     "Store": "store.store",
@@ -106,6 +109,7 @@ _HOMES = {
     "open": "store.store",
     "open_encoder": "encoders",
     "predict": "predict",
+    "report": "reporting",
     "search": "search",
     "search_eval": "search_eval",
     "search_many": "search",
@@ -128,6 +132,7 @@ __all__ = [
     "NeighborGraph",
     "Prediction",
     "Probe",
+    "Report",
     "SearchEvaluation",
     "SearchResult",
     "Store",
@@ -154,6 +159,7 @@ __all__ = [
     "open",
     "open_encoder",
     "predict",
+    "report",
     "search",
     "search_eval",
     "search_many",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from vecstore.errors import UsageError
 from vecstore.probes.assessing import COVERAGE, Column, assess
@@ -70,30 +71,46 @@ def evaluate(
     UsageError
         A subgroup that can't be read.
     """
-    asked = _asked(subgroup)
     with using(store) as opened:
-        again = rescored(opened, task, model)
-        columns = [_column(opened, again, name, edges) for name, edges in asked]
-        probe, record = again.probe, again.probe.record
-        assert probe.model is not None
-        assessment = assess(
-            probe.y,
-            probe.probabilities,
-            record.classes,
-            probe.model.task.kind,
-            again.groups,
-            tuning=again.tuning(),
-            tuning_groups=again.tuning_groups(),
-            columns=columns,
+        return judged(
+            opened,
+            task,
+            model,
+            asked_columns(subgroup),
+            min_cell=min_cell,
             specificity=specificity,
             sensitivity=sensitivity,
             prevalence=prevalence,
             ordinal=ordinal,
             coverage=coverage,
-            min_cell=min_cell,
-            seed=record.seed,
-        )
-        return replace(probe, assessment=assessment)
+        ).probe
+
+
+def judged(
+    store: Store,
+    task: str,
+    model: int | None,
+    asked: Sequence[tuple[str, Sequence[float] | None]],
+    **options: Any,
+) -> Rescored:
+    """What `evaluate` does, with what its rows are; `asked` are columns of subgroups with their edges."""
+    again = rescored(store, task, model, options.get("n_boot", 1000))
+    columns = [_column(store, again, name, edges) for name, edges in asked]
+    probe, record = again.probe, again.probe.record
+    assert probe.model is not None
+    assessment = assess(
+        probe.y,
+        probe.probabilities,
+        record.classes,
+        probe.model.task.kind,
+        again.groups,
+        tuning=again.tuning(),
+        tuning_groups=again.tuning_groups(),
+        columns=columns,
+        seed=record.seed,
+        **options,
+    )
+    return replace(again, probe=replace(probe, assessment=assessment))
 
 
 def _column(store: Store, again: Rescored, name: str, edges: Sequence[float] | None) -> Column:
@@ -101,7 +118,9 @@ def _column(store: Store, again: Rescored, name: str, edges: Sequence[float] | N
     return Column(found, again.column(store, found), edges)
 
 
-def _asked(subgroup: Sequence[str] | Mapping[str, Sequence[float] | None]) -> list[tuple[str, list[float] | None]]:
+def asked_columns(
+    subgroup: Sequence[str] | Mapping[str, Sequence[float] | None],
+) -> list[tuple[str, list[float] | None]]:
     """Columns with their edges, from `age=40,60` or a mapping."""
     if isinstance(subgroup, Mapping):
         return [(name, None if edges is None else [float(edge) for edge in edges]) for name, edges in subgroup.items()]

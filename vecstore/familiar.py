@@ -45,8 +45,8 @@ class Archive:
         return nearest(vectors, self.vectors, own, self.groups)
 
 
-def archive(store: Store, probe: Probe, coverage: float, seed: int = 0) -> Archive:
-    """Read what a model was trained on, and learn how similar its cases are across groups.
+def archive(store: Store, probe: Probe, coverage: float, seed: int = 0, most: int = 5000) -> Archive:
+    """Read what a model was trained on, and learn how similar its cases are across groups, from `most` of them.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def archive(store: Store, probe: Probe, coverage: float, seed: int = 0) -> Archi
         number = dict(zip(names, codes.tolist(), strict=True))
         groups = np.array([number[name] for name in mine.names], np.int64)
     by_name = dict(zip(names, codes.tolist(), strict=True))
-    return Archive(familiarity(vectors, groups, coverage, seed=seed), vectors, groups, by_name)
+    return Archive(familiarity(vectors, groups, coverage, most=most, seed=seed), vectors, groups, by_name)
 
 
 def _vectors(store: Store, spaces: Sequence[Space], contents: IntArray) -> npt.NDArray[np.float32]:

@@ -97,15 +97,16 @@ def write_suspects_page(store: Store, found: LabelErrors, path: str | os.PathLik
     """Write suspected label errors as one self-contained HTML page; errors as `write_similar_page`."""
     target = output_file(path)
     record = found.to_dict() | {"store": store.path.name}
-    write_file(target, suspects_page(record, _pictures(store, items_shown(record["suspects"]))).encode())
+    write_file(target, suspects_page(record, pictures_of(store, items_shown(record["suspects"]))).encode())
 
 
 def _thumbnails(store: Store, hits: Iterable[Hit]) -> dict[int, bytes]:
     """JPEG bytes by item id, of those items that have a thumbnail."""
-    return _pictures(store, [hit.item_id for hit in hits])
+    return pictures_of(store, [hit.item_id for hit in hits])
 
 
-def _pictures(store: Store, items: Iterable[int]) -> dict[int, bytes]:
+def pictures_of(store: Store, items: Iterable[int]) -> dict[int, bytes]:
+    """JPEG bytes by item id, of those items that have a thumbnail."""
     hashes = store.hashes_of(items)
     pictures = store.thumbnails.get(list(set(hashes.values())))
     return {item: pictures[digest] for item, digest in hashes.items() if digest in pictures}

@@ -64,8 +64,10 @@ class Rescored:
         return [next(iter(one)) if len(one) == 1 else None for one in held]
 
 
-def rescored(store: Store, task: str, model: int | None = None) -> Rescored:
+def rescored(store: Store, task: str, model: int | None = None, n_boot: int = 1000) -> Rescored:
     """Score the newest model of a task, or one by its id, again: see `vecstore.evaluate`.
+
+    Intervals are of `n_boot` resamples, in training 1000.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def rescored(store: Store, task: str, model: int | None = None) -> Rescored:
         store,
         probe.model.task,
         space=spaces_of(store, probe),
-        group=_group(store, record),
+        group=training_group(store, record),
         where=record.where,
         classes=record.classes,
         only=asked,
@@ -115,7 +117,8 @@ def rescored(store: Store, task: str, model: int | None = None) -> Rescored:
     if others := len(asked) - len(left) - gone:
         notes.append(f"{others} items of the training record no longer fit its rules (labels, where, units that agree)")
     y, groups = data.y[keep], data.groups[keep]
-    scores = metrics.evaluate(y, probabilities, record.classes, probe.model.task.kind, groups, seed=record.seed)
+    kind = probe.model.task.kind
+    scores = metrics.evaluate(y, probabilities, record.classes, kind, groups, n_boot=n_boot, seed=record.seed)
     units = None if data.units is None else data.units.only(keep)
     fresh = replace(
         record,
@@ -156,7 +159,7 @@ def _whole(units: Units, saved: IntArray, of_members: IntArray, sizes: IntArray)
     return np.asarray(~strange & (units.counts() == sizes[saved]), np.bool_)
 
 
-def _group(store: Store, record: Record) -> str | None:
+def training_group(store: Store, record: Record) -> str | None:
     """The groups of training: found by the column's name as then, unless that would find another column now."""
     if record.group is not None or group_column(store) == record.group_column:
         return record.group

@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "learn",
     "audit": "check",
     "label-errors": "check",
+    "report": "check",
     "zero-shot": "ask",
     "learning-curve": "ask",
     "search": "find",
@@ -163,6 +164,22 @@ def split_commas(values: str | None) -> list[str]:
         return []
     parts = values.replace("\\,", "\0").split(",")
     return [part.replace("\0", ",").strip() for part in parts if part.strip()]
+
+
+def shares_by_class(texts: tuple[str, ...]) -> float | dict[str, float] | None:
+    """One share, or a share per class."""
+    from vecstore.errors import UsageError
+
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, share = text.rpartition("=")
+        try:
+            found[name] = float(share)
+        except ValueError:
+            raise UsageError(f"--prevalence {text}", "a share, or CLASS=SHARE", "--prevalence 0.05") from None
+    if not found:
+        return None
+    return found[""] if list(found) == [""] else found
 
 
 def echo_json(value: Any) -> None:

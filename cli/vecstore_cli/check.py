@@ -1,4 +1,4 @@
-"""Verbs that doubt: audit, label-errors."""
+"""Verbs that doubt: audit, label-errors, report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from vecstore_cli._shared import (
     echo_table,
     json_option,
     progress,
+    shares_by_class,
     space_option,
+    split_commas,
     store_argument,
 )
 
@@ -163,3 +165,83 @@ def _row(suspect: Suspect, level: bool) -> dict[str, Any]:
     row |= {"given": suspect.given, "p": suspect.probability_given}
     row |= {"suggested": suspect.suggested, "p ": suspect.probability_suggested, "part": suspect.part}
     return row | {"nearest suggested": " ".join(str(hit.item_id) for hit in suspect.nearest_suggested)}
+
+
+@click.command()
+@store_argument
+@click.argument("task")
+@click.option(
+    "--out",
+    "output",
+    type=click.Path(),
+    default="report.html",
+    show_default=True,
+    metavar="FILE|FOLDER",
+    help="The page; its JSON and a model card are written beside it.",
+)
+@click.option("--model", type=int, metavar="ID", help="A model by its id; the newest by default.")
+@click.option(
+    "--subgroup",
+    multiple=True,
+    metavar="COLUMN[=EDGES]",
+    help="By the values of an item column (sex), numbers in bands (age=40,60); again for several. By default sex, age,"
+    " view, site, manufacturer and the like, where there are such columns.",
+)
+@click.option("--min-cell", type=int, default=10, show_default=True, help="Suppress subgroups of fewer groups.")
+@click.option("--specificity", type=float, default=0.9, show_default=True, help="At which sensitivity is told.")
+@click.option("--sensitivity", type=float, default=0.9, show_default=True, help="At which specificity is told.")
+@click.option(
+    "--prevalence",
+    multiple=True,
+    metavar="[CLASS=]SHARE",
+    help="For PPV and NPV, 0.05 for 5 %; of several classes again for each. By default that of the evaluated rows.",
+)
+@click.option(
+    "--ordinal", metavar="A,B,C", help="Classes from least to most, for quadratic kappa; numbers are ordered anyway."
+)
+@click.option("--coverage", type=float, default=0.9, show_default=True, help="Of prediction sets.")
+@click.option("--pictures/--no-pictures", default=True, help="Show thumbnails of mistakes and suspects.")
+@click.option("--curve/--no-curve", default=True, help="Make a learning curve, and the floor with shuffled labels.")
+@click.option("--near-duplicates/--no-near-duplicates", default=True, help="Look for near-duplicates in the audit.")
+@click.option("--top", type=int, default=8, show_default=True, metavar="N", help="Mistakes and suspects shown.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything beyond the scores.")
+@json_option
+@command
+def report(
+    store: str,
+    task: str,
+    output: str,
+    subgroup: tuple[str, ...],
+    prevalence: tuple[str, ...],
+    ordinal: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write everything a reviewer asks of a model of TASK: a page, its JSON, and a model card.
+
+    Scores with intervals, curves, calibration, subgroups, the audit, floors, a learning curve, the surest mistakes and
+    suspected label errors with their nearest training cases. The same store and options give the same bytes.
+
+    \b
+      vecstore report chest.vecs pneumonia
+      vecstore report chest.vecs pneumonia --out pneumonia.html --subgroup sex --subgroup age=40,60 --no-pictures
+    """
+    from vecstore.reporting import report as run
+
+    found = run(
+        store,
+        task,
+        output,
+        subgroup=subgroup or None,
+        prevalence=shares_by_class(prevalence),
+        ordinal=split_commas(ordinal) or None,
+        progress=progress(as_json),
+        **options,
+    )
+    if as_json:
+        echo_json(found.to_dict())
+        return
+    click.echo(found.content["summary"])
+    for caveat in found.content["caveats"]:
+        click.echo(f"note: {caveat}")
+    click.echo(f"written: {found.html}, {found.json.name}, {found.card.name}")

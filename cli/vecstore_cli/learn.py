@@ -19,6 +19,7 @@ from vecstore_cli._shared import (
     json_option,
     listed,
     progress,
+    shares_by_class,
     split_commas,
     store_argument,
 )
@@ -211,7 +212,7 @@ def evaluate(
             min_cell=min_cell,
             specificity=specificity,
             sensitivity=sensitivity,
-            prevalence=_prevalence(prevalence),
+            prevalence=shares_by_class(prevalence),
             ordinal=split_commas(ordinal) or None,
             coverage=coverage,
         )
@@ -220,22 +221,6 @@ def evaluate(
 
             write_training_page(opened, probe, report)
     _show(probe, as_json)
-
-
-def _prevalence(texts: tuple[str, ...]) -> float | dict[str, float] | None:
-    """One share, or a share per class."""
-    from vecstore.errors import UsageError
-
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, share = text.rpartition("=")
-        try:
-            found[name] = float(share)
-        except ValueError:
-            raise UsageError(f"--prevalence {text}", "a share, or CLASS=SHARE", "--prevalence 0.05") from None
-    if not found:
-        return None
-    return found[""] if list(found) == [""] else found
 
 
 @click.command()

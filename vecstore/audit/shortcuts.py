@@ -28,6 +28,9 @@ FLAGGED = 0.6
 GRAVE = 0.9
 """AUC from which on size or origin are a problem: pixels carry both."""
 
+MANY = 20_000
+"""Rows beyond which fewer resamples do: the interval is narrow."""
+
 RARE, MOST_WORDS = 5, 50
 """Words of a column in fewer items are put together; so are those beyond the most frequent."""
 
@@ -71,8 +74,9 @@ def predicted(features: DoubleArray, data: Dataset, seed: int = 0) -> Predicted:
         The classes can't be dealt into folds.
     """
     names = [str(name) for name in range(len(data.classes))]
+    n_boot = 500 if len(data) <= MANY else 100
     chances = out_of_fold(features, data.y, data.groups, data.classes, seed)
-    scores = evaluate(data.y, chances, names, data.task.kind, data.groups, n_boot=500, seed=seed)
+    scores = evaluate(data.y, chances, names, data.task.kind, data.groups, n_boot=n_boot, seed=seed)
     low, high = scores.auc_interval or (0.0, 1.0)
     return Predicted(scores.auc, low, high)
 

@@ -199,9 +199,8 @@ def _cut(
     labels = [f"< {_short(cuts[0])}"]
     labels += [f"{_short(low)} to < {_short(high)}" for low, high in pairwise(cuts)]
     labels.append(f">= {_short(cuts[-1])}")
-    bands = [
-        None if value is None else labels[int(np.searchsorted(cuts, float(value), side="right"))] for value in values
-    ]
+    places = np.searchsorted(cuts, [np.nan if value is None else float(value) for value in values], side="right")
+    bands = [None if value is None else labels[at] for value, at in zip(values, places.tolist(), strict=True)]
     present = set(bands)
     return bands, cuts, [label for label in labels if label in present]
 

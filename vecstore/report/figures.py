@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -89,6 +90,84 @@ def roc_figure(curves: Sequence[Curve | None], description: str) -> Markup:
         return _svg(axes, description)
 
 
+def band_figure(
+    curves: Sequence[Mapping[str, Any] | None], kind: str, description: str, level: float | None = None
+) -> Markup:
+    """ROC or precision-recall curves with their bands, one per class.
+
+    Parameters
+    ----------
+    curves : sequence of mapping or None
+        Each with "x", "y", and "at", "low", "high" of its band, 0 to 1; None where a class has no curve but keeps its
+        colour.
+    kind : {"roc", "precision-recall"}
+    description : str
+        What a reader who does not see it is told.
+    level : float, optional
+        Precision of guessing: a dashed line.
+
+    Returns
+    -------
+    Markup
+        An `<svg>` element.
+    """
+    with mpl.rc_context():
+        axes = _axes(width=4.2, height=4.0)
+        guess = (0.0, 1.0) if kind == "roc" else None if level is None else (level, level)
+        if guess is not None:
+            axes.plot([0, 1], guess, color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
+        for i, curve in enumerate(curves):
+            if curve is None:
+                continue
+            if curve["at"]:
+                band = np.concatenate([curve["low"], curve["high"][::-1]])
+                around = np.concatenate([curve["at"], curve["at"][::-1]])
+                axes.fill(around, band, color=_colour(i), alpha=0.16 if len(curves) < 4 else 0.07, linewidth=0)
+            x, y = np.asarray(curve["x"], np.float64), np.asarray(curve["y"], np.float64)
+            axes.plot(*_thinned(x, y), color=_colour(i), linewidth=1.8, linestyle=dash(i), clip_on=False, zorder=3)
+        labels = ("1 − specificity", "Sensitivity") if kind == "roc" else ("Recall (sensitivity)", "Precision (PPV)")
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=labels[0], ylabel=labels[1])
+        return _svg(axes, description)
+
+
+def reliability_figure(curves: Sequence[Sequence[Mapping[str, Any]]], description: str) -> Markup:
+    """Observed share by predicted probability, one line per class.
+
+    Parameters
+    ----------
+    curves : sequence of sequence of mapping
+        Bins, each with "predicted", "observed" and "interval", 0 to 1.
+    description : str
+
+    Returns
+    -------
+    Markup
+        An `<svg>` element.
+    """
+    with mpl.rc_context():
+        axes = _axes(width=4.2, height=4.0)
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
+        for i, bins in enumerate(curves):
+            x, y = [one["predicted"] for one in bins], [one["observed"] for one in bins]
+            for one in bins:
+                if one["interval"] is not None:
+                    at = one["predicted"]
+                    axes.plot([at, at], one["interval"], color=_colour(i), linewidth=1.2, alpha=0.55)
+            axes.plot(x, y, color=_colour(i), linewidth=1.6, linestyle=dash(i), clip_on=False, zorder=3)
+            for at, height in zip(x, y, strict=True):  # a dot of its own each: a marker would be referred to by an id
+                axes.plot(
+                    [at, at],
+                    [height, height],
+                    color=_colour(i),
+                    linewidth=6,
+                    solid_capstyle="round",
+                    zorder=4,
+                    clip_on=False,
+                )
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="Predicted probability", ylabel="Observed share")
+        return _svg(axes, description)
+
+
 def histogram_figure(parts: Sequence[FloatArray], label: str, description: str) -> Markup:
     """Overlaid histograms of probabilities, each as shares of its own total.
 
@@ -118,7 +197,9 @@ def histogram_figure(parts: Sequence[FloatArray], label: str, description: str) 
         return _svg(axes, description)
 
 
-def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: FloatArray, whole: float) -> Markup:
+def curve_figure(
+    sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: FloatArray, whole: float, *, wide: bool = True
+) -> Markup:
     """AUC by number of labelled groups per class.
 
     Parameters
@@ -129,6 +210,8 @@ def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: 
         Mean, worst and best draw of each size.
     whole : float
         AUC with all labels: a dashed line.
+    wide : bool
+        For a panel of its own; else one of two side by side.
 
     Returns
     -------
@@ -136,7 +219,7 @@ def curve_figure(sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: 
         An `<svg>` element.
     """
     with mpl.rc_context():
-        axes = _axes(width=6.4, height=3.6)
+        axes = _axes(width=6.4, height=3.6) if wide else _axes(width=4.2, height=3.4)
         places = np.arange(len(sizes))
         axes.axhline(whole, color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
         # A polygon, because `fill_between` refers to a shape by an id, and ids are taken out of a page's figures.

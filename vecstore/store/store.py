@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ class ShardRow:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Items:
     """Items of a snapshot, by ascending id: `ids` and `contents` are ndarrays of shape (n,), int64."""
 
@@ -135,6 +136,7 @@ class Store:
             ) from error
         self.thumbnails = Thumbnails(self.path / "thumbnails.sqlite")
         self.fixed = at is not None
+        self._items: tuple[int, ref[Items]] | None = None
         self.commit = self.catalog.last_commit()
         if at is not None:
             oldest = int(self.catalog.meta["oldest"])
@@ -339,7 +341,14 @@ class Store:
     # Items and their metadata
 
     def items(self, where: str | None = None, source: str | None = None) -> Items:
-        """Items with a content at this snapshot, optionally only those that fit a predicate or belong to a source."""
+        """Items with a content at this snapshot, optionally only those that fit a predicate or belong to a source.
+
+        All of them are read once as long as somebody holds them.
+        """
+        if where is None and source is None and self._items is not None and self._items[0] == self.commit:
+            held = self._items[1]()
+            if held is not None:
+                return held
         rows = self.rows(
             "SELECT s.item, s.content, src.name, i.locator FROM states s JOIN items i ON i.id = s.item"
             f" JOIN sources src ON src.id = i.source WHERE {visible('s')} ORDER BY s.item"
@@ -351,7 +360,10 @@ class Store:
             rows = [row for row in rows if row[2].casefold() == source.casefold()]
         ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
         contents = np.fromiter((row[1] for row in rows), np.int64, len(rows))
-        return Items(ids, contents, [row[2] for row in rows], [row[3] for row in rows])
+        found = Items(ids, contents, [row[2] for row in rows], [row[3] for row in rows])
+        if where is None and source is None:
+            self._items = self.commit, ref(found)
+        return found
 
     def select(self, where: str) -> IntArray:
         """Ids of items that fit a predicate over the metadata columns (and tasks).

@@ -1,0 +1,181 @@
+"""The words of a report: its summary sentence, and what to know before relying on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vecstore.report.page import clean, count, interval, number, share
+
+FEW_GROUPS = 50
+"""Groups below which an interval is said to rest on few."""
+
+IMBALANCED = 0.6
+"""Share of the most frequent class from which on it is told beside accuracy."""
+
+_MODELS = {
+    "probe": "A logistic regression",
+    "svm": "A linear SVM",
+    "knn": "A nearest-neighbour classifier",
+    "mlp": "A small neural network",
+    "forest": "A random forest",
+}
+
+_NOUNS = (
+    ("patient", ("patient", "patients")),
+    ("lesion", ("lesion", "lesions")),
+    ("stud", ("study", "studies")),
+    ("series", ("series", "series")),
+    ("exam", ("exam", "exams")),
+)
+
+
+def nouns(column: str | None, otherwise: tuple[str, str]) -> tuple[str, str]:
+    """What a column's values are called, one and several.
+
+    >>> nouns("patient_id", ("picture", "pictures")), nouns(None, ("picture", "pictures"))
+    (('patient', 'patients'), ('picture', 'pictures'))
+    """
+    for part, found in _NOUNS:
+        if column and part in column.casefold():
+            return found
+    return otherwise
+
+
+def unit(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What is evaluated, one and several."""
+    level = record.get("level")
+    return nouns(level, ("picture", "pictures") if level is None else (f"unit of {level}", f"units of {level}"))
+
+
+def quoted(name: object) -> str:
+    """A class's name, so that commas and blanks in it belong to it.
+
+    >>> quoted("no finding")
+    '“no finding”'
+    """
+    return f"“{clean(name)}”"
+
+
+def percent(value: float) -> str:
+    """A share in percent without decimals, unless it would claim all or none.
+
+    >>> percent(0.731), percent(0.9996), percent(1.0), percent(0.0004)
+    ('73 %', '99.9 %', '100 %', '0.1 %')
+    """
+    if 0 < value < 0.005 or 0.995 <= value < 1:
+        return f"{min(max(100 * value, 0.1), 99.9):.1f} %"
+    return f"{100 * value:.0f} %"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign.
+
+    >>> signed(-0.104), signed(0.0)
+    ('−0.10', '0.00')
+    """
+    told = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if told[1:] == "0.00" else told
+
+
+def summary(told: Mapping[str, Any]) -> str:
+    """What was predicted, from what, how well, and on whom: to be quoted alone."""
+    record = told["record"]
+    classes, kind = record["classes"], record["kind"]
+    what = f"finds {count(len(classes), 'label')}"
+    if kind == "binary":
+        what = f"tells {quoted(classes[1])} from {quoted(classes[0])}"
+    elif kind == "multi-class":
+        what = f"tells {number(len(classes))} classes apart"
+    one, several = unit(record)
+    spaces = " and ".join(clean(name) for name in record["encoders"])
+    shown = count(int(record["n"]), f"test {one}" if record["part"] == "test" else one, f"{_test(record)}{several}")
+    if record.get("level"):
+        shown += f" ({count(int(record['pictures']), 'picture')})"
+    column = record["group_column"]
+    group, groups = nouns(column, ("group", "groups"))
+    if column and groups != several:
+        shown += f" of {count(int(record['groups']), group, groups)}"
+    scored = "each scored by a model that had not seen "
+    scored += f"its {group}" if column and groups != several else "it"
+    how = f", {scored}" if record["part"] != "test" else ", none of which it was trained on"
+    auc = "an AUC that is not defined"
+    if record["auc"] is not None:
+        mean = {"binary": "AUC", "multi-class": "mean one-vs-rest AUC", "multi-label": "mean AUC"}[kind]
+        bounds = record["auc_interval"]
+        auc = f"{mean} {share(record['auc'])}" + (f" (95 % CI {interval(bounds)})" if bounds else "")
+    model = _MODELS.get(record["model"], f"A model ({clean(record['model'])})")
+    return f"{model} on frozen image features ({spaces}) {what} with {auc}, on {shown}{how}."
+
+
+def _test(record: Mapping[str, Any]) -> str:
+    return "test " if record["part"] == "test" else ""
+
+
+def caveats(told: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before relying on the numbers, the gravest first."""
+    record = told["record"]
+    several = unit(record)[1]
+    groups = nouns(record["group_column"], ("group", "groups"))[1]
+    found = [
+        f"The audit found a problem: {clean(finding['title'])}: {clean(finding['told'])}."
+        for finding in told["audit"]["findings"]
+        if finding["severity"] == "problem"
+    ]
+    if record["group_column"] is None:
+        found.append(
+            f"Which {several} belong to one patient is not known, so each counts for itself. If patients have several,"
+            " the score is too high and its interval too narrow."
+        )
+    found += _floor_caveats(told)
+    warned = [clean(one["title"]) for one in told["audit"]["findings"] if one["severity"] == "warning"]
+    if warned:
+        found.append(f"The audit warns of: {'; '.join(warned)}. See Data and leakage.")
+    chance = told["chance"]["accuracy"]
+    single = record["kind"] != "multi-label"
+    if single and chance is not None and chance >= IMBALANCED and record["accuracy"] is not None:
+        most = max(record["counts"], key=lambda name: record["counts"][name])
+        found.append(
+            f"Classes are imbalanced: {percent(chance)} of the {several} are {quoted(most)}, so always saying so is"
+            f" right that often. Accuracy is {percent(record['accuracy'])}; balanced accuracy"
+            f" {percent(record['balanced_accuracy'] or 0)}, where guessing has"
+            f" {percent(told['chance']['balanced_accuracy'])}."
+        )
+    if record["groups"] < FEW_GROUPS:
+        noun = several if record["group_column"] is None else groups
+        found.append(f"Only {number(int(record['groups']))} {noun} were evaluated: intervals rest on few.")
+    found += _gaps(told)
+    sets = told["assessment"]["sets"]
+    if sets and sets["covered"]["interval"] and sets["covered"]["interval"][1] < sets["coverage"]:
+        found.append(
+            f"Prediction sets hold the truth in {percent(sets['covered']['value'])}, not in the"
+            f" {percent(sets['coverage'])} that were asked for."
+        )
+    if record["part"] != "test":
+        found.append(
+            f"There is no test part of its own: {several} were scored in cross-validation by models like the one that"
+            " is saved."
+        )
+    return found
+
+
+def _floor_caveats(told: Mapping[str, Any]) -> list[str]:
+    for floor in told["floors"]:
+        if floor["name"] == "Shuffled labels" and floor["auc"] is not None and floor["auc"] > 0.6:
+            still = f"With shuffled labels the AUC is still {share(floor['auc'])}"
+            return [f"{still}: something other than their meaning is being learned, or there are very few rows."]
+    return []
+
+
+def _gaps(told: Mapping[str, Any]) -> list[str]:
+    found = []
+    for part in told["assessment"]["subgroups"]:
+        for cell in part["cells"]:
+            gap = cell["gap"]
+            if gap and gap["value"] is not None and gap["interval"] and gap["interval"][1] < 0:
+                low, high = gap["interval"]
+                found.append(
+                    f"It is worse for {clean(part['column'])} {quoted(cell['value'])}: the AUC differs from the others'"
+                    f" by {signed(gap['value'])} (95 % CI {signed(low)} to {signed(high)})."
+                )
+    return found
