@@ -35,6 +35,7 @@ from vecstore.ingest import ingest
 from vecstore.label import label
 from vecstore.pages import write_training_page
 from vecstore.predict import predict
+from vecstore.reporting import report
 from vecstore.search import search
 from vecstore.store import Store
 from vecstore.train import train
@@ -462,6 +463,7 @@ def test_after_ingest_no_picture_is_opened(
         export(colour_store, tmp_path / "out.parquet")
         export(colour_store, tmp_path / "out.npz")
         write_training_page(colour_store, load(colour_store, "t"), tmp_path / "out.html")
+        report(colour_store, "t", tmp_path / "report.html", pictures=False, near_duplicates=False)
     assert any("catalog.sqlite" in name for name in names) and any("labels.csv" in name for name in names)
     assert not [name for name in names if str(colour_archive) + "/" in name or "thumbnails.sqlite" in name]
     # The test would notice.
