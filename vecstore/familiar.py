@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.dataset import group_codes, level_column, make_units
+from vecstore.dataset import group_as_trained, group_codes, level_column, make_units
 from vecstore.errors import DataError
 from vecstore.probes.conformal import Familiarity, familiarity, nearest
 from vecstore.probes.pooling import pooled
@@ -67,8 +67,7 @@ def archive(store: Store, probe: Probe, coverage: float, seed: int = 0, most: in
             expected="some of them",
             do=f"train it again: vecstore train {store.path} {record.task}",
         )
-    group = record.group if record.group is not None else record.group_column or "none"
-    codes = group_codes(store, items, group).codes
+    codes = group_codes(store, items, group_as_trained(store, record.group, record.group_column)).codes
     if record.level is None:
         names = [str(item) for item in items.ids.tolist()]
         vectors = _vectors(store, spaces, items.contents[seen])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vecstore.dataset import Units, class_counts, dataset, group_column
+from vecstore.dataset import Units, class_counts, dataset, group_as_trained
 from vecstore.embedding import pictures_opened
 from vecstore.probes import metrics
 from vecstore.probes.measures import Tuning
@@ -161,9 +161,7 @@ def _whole(units: Units, saved: IntArray, of_members: IntArray, sizes: IntArray)
 
 def training_group(store: Store, record: Record) -> str | None:
     """The groups of training: found by the column's name as then, unless that would find another column now."""
-    if record.group is not None or group_column(store) == record.group_column:
-        return record.group
-    return record.group_column or "none"
+    return group_as_trained(store, record.group, record.group_column)
 
 
 def _imported_since(store: Store, scored_task: Task) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecstore.dataset.groups import GROUP_COLUMNS, Groups, group_codes, group_column
+from vecstore.dataset.groups import GROUP_COLUMNS, Groups, group_as_trained, group_codes, group_column
 from vecstore.dataset.levels import LEVEL_COLUMNS, Units, level_column, make_units, merge_labels
 from vecstore.errors import DataError, NotFound, UsageError
 from vecstore.probes.pooling import pooled
@@ -31,6 +31,7 @@ __all__ = [
     "chosen_spaces",
     "class_counts",
     "dataset",
+    "group_as_trained",
     "group_codes",
     "group_column",
     "level_column",

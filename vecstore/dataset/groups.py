@@ -49,6 +49,17 @@ def group_column(store: Store, group: str | None = None) -> str | None:
     return next(iter(_group_columns(store, group)), None)
 
 
+def group_as_trained(store: Store, asked: str | None, found: str | None) -> str | None:
+    """The groups of a training as `group_codes` takes them, from what was asked for and what was found then.
+
+    Those found by the column's name are found so again, with the columns that stand in, unless that would lead to
+    another column now.
+    """
+    if asked is not None or group_column(store) == found:
+        return asked
+    return found or "none"
+
+
 def _group_columns(store: Store, group: str | None) -> list[str]:
     """The column asked for; or all that are known by name, in the order of `GROUP_COLUMNS`, older ones first."""
     if group is not None:
