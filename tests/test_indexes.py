@@ -229,7 +229,8 @@ STEEP, FLAT = Spectrum(5.0, {64: 0.98, 128: 0.995, 256: 1.0}), Spectrum(200.0, {
         (1000, FLAT, 0.99, ["exact"], None),
         (100_000, FLAT, 1.0, ["exact"], None),
         (100_000, FLAT, 0.99, ["coded", "exact"], "rabitq"),
-        (1_000_000, STEEP, 0.99, ["cells", "cells", "coded", "exact"], "rabitq"),
+        (100_000, STEEP, 0.99, ["cells", "coded", "exact"], "half"),
+        (1_000_000, STEEP, 0.99, ["cells", "cells", "cells", "coded", "exact"], "half"),
         (1_000_000, FLAT, 0.99, ["cells", "cells", "coded", "exact"], "pq"),
     ],
 )
@@ -240,6 +241,7 @@ def test_the_choice_follows_number_and_spectrum(
     assert [plan.kind for plan in plans] == kinds
     assert (plans[0].design.code if plans[0].design else None) == code
     assert all(plan.why and plan.bytes >= n * 1024 for plan in plans)
+    assert all(plan.design.project == 128 for plan in plans if plan.design and plan.design.code == "half")
 
 
 def test_the_choice_keeps_to_the_memory() -> None:

@@ -14,7 +14,7 @@ EXACT_BELOW = 20_000
 """Vectors that a scan compares in about two milliseconds (d = 512): codes would save nothing that is felt."""
 
 CELLS_FROM = 250_000
-"""Vectors from which on looking at every code is what takes the time."""
+"""Vectors from which on looking at every code is what takes the time, also where many directions are needed."""
 
 KINDS = ("exact", "coded", "cells")
 
@@ -115,7 +115,7 @@ def choose(
     elif kind is not None:
         plans = [plan for plan in plans if plan.kind == kind]
     elif n < CELLS_FROM:
-        plans = [plan for plan in plans if plan.kind == "coded"]
+        plans = [plan for plan in plans if plan.kind == "coded" or (plan.design and plan.design.code == "half")]
     plans.append(exact)
     fitting = [plan for plan in plans if memory is None or plan.memory <= memory]
     if not fitting:
@@ -146,7 +146,8 @@ def _coded(n: int, dim: int, sample: Spectrum) -> list[Plan]:
     told = f"variance in {sample.effective:.0f} of {dim} directions"
     designs = [("coded", Design("rabitq"), f"one bit a dimension finds candidates on any spectrum ({told})")]
     cells = int(2 ** round(np.log2(max(16.0, min(2.0 * np.sqrt(n), n / 64)))))
-    steep = sample.within.get(128, 1.0) > 0.98
+    few = next((m for m in (64, 128) if m < dim and sample.within.get(m, 0.0) > 0.98), None)
+    steep = few is not None or dim <= 128
     many = [
         ("cells", Design("rabitq", 0, cells), f"codes of each cell's differences suit a steep spectrum ({told})"),
         (
@@ -156,6 +157,9 @@ def _coded(n: int, dim: int, sample: Spectrum) -> list[Plan]:
         ),
     ]
     designs = (many if steep else many[::-1]) + designs
+    if few is not None:
+        why = f"{few} directions have {sample.within[few]:.1%} of the squared length, which suits one query and many"
+        designs = [("cells", Design("half", few, cells), why), *designs]
     plans = []
     for kind, design, why in designs:
         kept = design.project or dim

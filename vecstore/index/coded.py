@@ -1,8 +1,8 @@
 """Approximate search that ends exactly: short codes find candidates, the stored vectors score them.
 
-The codes are faiss's (RaBitQ, product quantisation, 8-bit scalars), optionally over fewer principal components, in
-one cell or many. What they return is re-scored from the vectors themselves, so a hit has the same score as in an
-exact search; only a hit may be missing. How often that happens is measured when the index is built.
+The codes are faiss's (RaBitQ, product quantisation, scalars of 8 bits or of 16), optionally over fewer principal
+components, in one cell or many. What they return is re-scored from the vectors themselves, so a hit has the same score
+as in an exact search; only a hit may be missing. How often that happens is measured when the index is built.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from vecstore.index.exact import (
     useful_candidates,
 )
 from vecstore.index.recall import PER_HIT, K, Recall, exact_neighbours, held_out, measured, positions, without
+from vecstore.index.together import nearest
 from vecstore.records import BoolArray, FloatArray, IntArray
 
 faiss: Any = _faiss
@@ -63,8 +64,15 @@ CODES: Mapping[str, Callable[[int], str]] = {
     "rabitq": lambda dim: "RaBitQfs",
     "pq": lambda dim: f"PQ{max(1, dim // 2)}x4fs",
     "sq8": lambda dim: "SQ8",
+    "half": lambda dim: "SQfp16",
 }
-"""faiss's name of each code, for vectors of a length. rabitq: 1 bit a dimension; pq: 2; sq8: 8."""
+"""faiss's name of each code, for vectors of a length. rabitq: 1 bit a dimension; pq: 2; sq8: 8; half: 16, a float."""
+
+TOGETHER_FROM = 16
+"""Queries from which on cells of "half" are compared with all their visitors at once."""
+
+CODES_PER_CANDIDATE: Mapping[str, int] = {"rabitq": 50, "pq": 50, "sq8": 50, "half": 150}
+"""How many codes are looked at in the time that a candidate is scored in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Design:
 
     Attributes
     ----------
-    code : {"rabitq", "pq", "sq8"}
+    code : {"rabitq", "pq", "sq8", "half"}
     project : int
         Principal components that are coded, randomly rotated; 0: all dimensions as they are.
     cells : int
@@ -87,12 +95,12 @@ class Design:
     def __str__(self) -> str:
         first = f"{self.project} principal components, " if self.project else ""
         cells = f"{self.cells} cells, " if self.cells > 1 else ""
-        return f"{first}{cells}{self.code} codes"
+        return f"{first}{cells}{self.code} codes" if self.code != "half" else f"{first}{cells}in float16"
 
     def bytes_per_row(self, dim: int) -> int:
         """Bytes of memory for each vector, its number included, the vector itself not."""
         kept = self.project or dim
-        return {"rabitq": kept // 8 + 8, "pq": kept // 4, "sq8": kept}[self.code] + 8
+        return {"rabitq": kept // 8 + 8, "pq": kept // 4, "sq8": kept, "half": 2 * kept}[self.code] + 8
 
 
 class CodedIndex(Index):
@@ -186,6 +194,8 @@ class CodedIndex(Index):
                 expected=f"a version with {self.design.code} codes",
                 do="pip install -U faiss-cpu, or use an exact index",
             ) from error
+        if self.design.code == "half":
+            coded.by_residual = False
         coded.cp.min_points_per_centroid = 1
         coded.cp.seed = seed + 1
         try:
@@ -234,8 +244,7 @@ class CodedIndex(Index):
             reaching = next((per_hit for per_hit in PER_HIT if share(probe, per_hit, 0).mean() >= aim), None)
             if reaching is None:
                 continue
-            # Codes looked at, and candidates re-scored, each of which costs as much as some fifty codes.
-            cost = probe / cells * n + 50 * K * reaching
+            cost = probe / cells * n + CODES_PER_CANDIDATE[self.design.code] * K * reaching
             if cost < least:
                 chosen, least = (probe, reaching), cost
             enough += 1
@@ -351,11 +360,13 @@ class CodedIndex(Index):
 
     def _candidates(self, queries: FloatArray, count: int, probe: int, may: BoolArray | None) -> IntArray:
         """Row numbers (n_queries, count), the best by their codes first; -1 where there are no more."""
+        asked = queries if self._basis is None else queries @ self._basis.T
+        if self.design.code == "half" and len(queries) >= TOGETHER_FROM:
+            return nearest(self._coded, asked, count, probe, may)
         selector = None
         if may is not None:
             bits = np.packbits(may, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
-        asked = queries if self._basis is None else queries @ self._basis.T
         parameters = faiss.SearchParametersIVF(nprobe=probe, sel=selector)
         rows: IntArray = self._coded.search(np.ascontiguousarray(asked), count, params=parameters)[1]
         return rows
@@ -436,13 +447,17 @@ def _check_version() -> None:
         )
 
 
-def _basis(training: FloatArray, kept: int, rng: np.random.Generator) -> FloatArray:
-    """Leading principal directions, randomly rotated among themselves so that each carries as much: (kept, dim).
+def principal(training: FloatArray, kept: int) -> FloatArray:
+    """Leading principal directions of unit vectors, the first the widest: (kept, dim).
 
     Not centred: then inner products of projections are those of the vectors, but for what is left out.
     """
     moments = training.T @ training / len(training)
     _, directions = np.linalg.eigh(moments.astype(np.float64))
+    return np.ascontiguousarray(directions[:, ::-1][:, :kept].T, np.float32)
+
+
+def _basis(training: FloatArray, kept: int, rng: np.random.Generator) -> FloatArray:
+    """Principal directions, randomly rotated among themselves so that each carries as much: (kept, dim)."""
     rotation, _ = np.linalg.qr(rng.standard_normal((kept, kept)))
-    basis: FloatArray = np.ascontiguousarray(rotation @ directions[:, ::-1][:, :kept].T, np.float32)
-    return basis
+    return np.asarray(rotation @ principal(training, kept), np.float32)
