@@ -4,9 +4,10 @@
                                       [--n 100000] [--real STORE ...] [--threads 1]
 
 Made vectors are clustered and of unit length, in two spectra: the variance of dimension i falls as 1/i ("flat") or as
-1/i² ("steep"). `--real` takes stores of one encoder, whose vectors are joined. Recall is against brute force over 1,000
-queries that are not in the index; ties count. Parts are merged into one result file. "gpu" needs torch with CUDA and
-nothing else: exact search by torch alone, beside the rate at which the same card copies memory.
+1/i² ("steep"), with three quarters as much spread within the 2,000 clusters as between them; "hard" is "flat" with as
+much within as between. `--real` takes stores of one encoder, whose vectors are joined. Recall is against brute force
+over 1,000 queries that are not in the index; ties count. Parts are merged into one result file. "gpu" needs torch with
+CUDA and nothing else: exact search by torch alone, beside the rate at which the same card copies memory.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from common import RESULTS, rounds, timed, write
+
+if TYPE_CHECKING:
+    from vecstore.index.coded import CodedIndex
+    from vecstore.index.exact import ExactIndex
 
 PARTS = ("single", "batch", "filters", "graph", "tail", "peers", "databases", "store", "gpu")
 K = 10
@@ -36,8 +41,8 @@ SINGLE = 20
 Floats = npt.NDArray[np.float32]
 
 
-def clustered(n: int, dim: int, power: float, queries: int) -> tuple[Floats, Floats]:
-    """Unit vectors around 2,000 centres with as much spread within as between, as float16 holds them; and queries."""
+def clustered(n: int, dim: int, power: float, within: float, queries: int) -> tuple[Floats, Floats]:
+    """Unit vectors around 2,000 centres, as float16 holds them; and queries. `within`: spread about the centres."""
     rng = np.random.default_rng(0)
     spread = (np.arange(1, dim + 1) ** (-power / 2)).astype(np.float32)
     centres = rng.standard_normal((2000, dim), dtype=np.float32)
@@ -47,7 +52,7 @@ def clustered(n: int, dim: int, power: float, queries: int) -> tuple[Floats, Flo
         rows = np.empty((m, dim), np.float32)
         for start in range(0, m, 100_000):
             size = min(100_000, m - start)
-            block = centres[rng.integers(0, 2000, size)] + rng.standard_normal((size, dim), dtype=np.float32)
+            block = centres[rng.integers(0, 2000, size)] + within * rng.standard_normal((size, dim), dtype=np.float32)
             block = (block * spread) @ rotation
             rows[start : start + size] = block / np.linalg.norm(block, axis=1, keepdims=True)
         return rows
@@ -55,14 +60,19 @@ def clustered(n: int, dim: int, power: float, queries: int) -> tuple[Floats, Flo
     return draw(n), draw(queries)
 
 
-def data_sets(arguments: argparse.Namespace) -> dict[str, tuple[npt.NDArray[np.float16], Floats]]:
-    """By name: the vectors as a store holds them, and queries of unit length that are not among them."""
+MADE = {"flat": (1.0, 0.75), "steep": (2.0, 0.75), "hard": (1.0, 1.0)}
+"""Fall of the variance, and spread within clusters."""
+
+
+def data_sets(arguments: argparse.Namespace) -> Iterator[tuple[str, npt.NDArray[np.float16], Floats]]:
+    """Name, vectors as a store holds them, and queries of unit length that are not among them."""
     from vecstore.index.base import halved, unit_rows
 
-    found = {}
-    for name, power in (("flat", 1.0), ("steep", 2.0)):
-        rows, queries = clustered(arguments.n, arguments.dim, power, arguments.queries)
-        found[name] = (halved(rows), unit_rows(halved(queries)))
+    for name in MADE:
+        if name not in (arguments.sets or name).split(","):
+            continue
+        rows, queries = clustered(arguments.n, arguments.dim, *MADE[name], arguments.queries)
+        yield name, halved(rows), unit_rows(halved(queries))
     parts = []
     for path in arguments.real:
         from vecstore.store import Store
@@ -74,8 +84,7 @@ def data_sets(arguments: argparse.Namespace) -> dict[str, tuple[npt.NDArray[np.f
         vectors = np.concatenate(parts)
         order = np.random.default_rng(0).permutation(len(vectors))
         asked = min(arguments.queries, len(vectors) // 5)
-        found["real"] = (vectors[np.sort(order[asked:])], unit_rows(vectors[order[:asked]]))
-    return found
+        yield "real", vectors[np.sort(order[asked:])], unit_rows(vectors[order[:asked]])
 
 
 class Bench:
@@ -93,6 +102,27 @@ class Bench:
         self.flat.add(self.rows)
         self.exact = ExactIndex.build(np.arange(self.n), vectors)
         self.truth = self.exact.search(queries, K)
+        self._chosen: dict[tuple[float, str | None], CodedIndex] = {}
+        self.build_s: dict[tuple[float, str | None], float] = {}
+
+    def chosen(self, recall: float, kind: str | None = None) -> CodedIndex | ExactIndex:
+        """The index that would be built for these vectors: the first plan that reaches the recall."""
+        from vecstore.index.choice import choose, spectrum
+        from vecstore.index.coded import CodedIndex
+        from vecstore.index.kinds import KINDS
+
+        if (recall, kind) not in self._chosen:
+            sample = spectrum(self.rows[np.random.default_rng(0).choice(self.n, min(self.n, 20_000), replace=False)])
+            for plan in choose(self.n, self.rows.shape[1], sample, recall, kind=kind):
+                maker, start = KINDS[plan.kind], time.process_time()
+                if not issubclass(maker, CodedIndex):
+                    return self.exact
+                index = maker.build(np.arange(self.n), self.vectors, plan.design, recall)
+                self.build_s[recall, kind] = round(time.process_time() - start, 2)
+                if index.recall is None or index.recall.value >= recall:
+                    break
+            self._chosen[recall, kind] = index
+        return self._chosen[recall, kind]
 
     def recall(self, scores: Floats, truth: Floats | None = None) -> float:
         """Share of hits that are as good as the exact ones."""
@@ -108,31 +138,37 @@ class Bench:
 
 
 def part_single(bench: Bench, times: int) -> dict[str, Any]:
-    """One query at a time, at a recall of 0.998."""
-    from vecstore.index.coded import CodedIndex
-
-    built: list[CodedIndex] = []
-    wall, cpu = timed(lambda: built.append(CodedIndex.build(np.arange(bench.n), bench.vectors, recall=0.998)))
-    index = built[0]
+    """One query at a time, at a recall of 0.998: the index that is built soonest, and the one that is chosen."""
+    indexes = {"coded": bench.chosen(0.998, "coded"), "chosen": bench.chosen(0.998)}
     one_by_one = [np.ascontiguousarray(query[None]) for query in bench.queries[:SINGLE]]
-    asked = rounds(
-        {
-            "faiss_flat": lambda: [bench.flat.search(query, K) for query in one_by_one],
-            "exact": lambda: [bench.exact.search(query, K) for query in one_by_one],
-            "coded": lambda: [index.search(query, K) for query in one_by_one],
-        },
-        times,
-    )
-    flat = asked["faiss_flat"]["cpu_s"]
-    return {
-        "ms_cpu": {name: round(told["cpu_s"] / SINGLE * 1000, 3) for name, told in asked.items()},
-        "coded_times_faster": round(flat / asked["coded"]["cpu_s"], 2),
-        "exact_over_flat": round(asked["exact"]["cpu_s"] / flat, 3),
-        "recall": bench.recall(index.search(bench.queries, K)[1]),
-        "recall_told": str(index.recall),
-        "per_hit": index.settings["per_hit"],
-        "build_s": {"wall": round(wall, 2), "cpu": round(cpu, 2)},
+    searches: dict[str, Callable[[], Any]] = {"faiss_flat": lambda: [bench.flat.search(q, K) for q in one_by_one]}
+    searches["exact"] = lambda: [bench.exact.search(query, K) for query in one_by_one]
+    searches |= {
+        name: (lambda index=index: [index.search(query, K) for query in one_by_one])  # type: ignore[misc]
+        for name, index in indexes.items()
     }
+    asked = rounds(searches, times)
+    flat = asked["faiss_flat"]["cpu_s"]
+    told: dict[str, Any] = {
+        "ms_cpu": {name: round(taken["cpu_s"] / SINGLE * 1000, 3) for name, taken in asked.items()},
+        "exact_over_flat": round(asked["exact"]["cpu_s"] / flat, 3),
+    }
+    for name, index in indexes.items():
+        told[name] = {
+            "times_faster": round(flat / asked[name]["cpu_s"], 2),
+            "recall": bench.recall(index.search(bench.queries, K)[1]),
+            **_told(index),
+            "build_cpu_s": bench.build_s.get((0.998, "coded" if name == "coded" else None)),
+        }
+    return told
+
+
+def _told(index: Any) -> dict[str, Any]:
+    """What an index says of itself."""
+    if index.exact:
+        return {"index": "exact"}
+    settings = {key: index.settings[key] for key in ("per_hit", "nprobe")}
+    return {"index": f"{index.kind}: {index.design}", "recall_told": str(index.recall), **settings}
 
 
 def part_batch(bench: Bench, times: int) -> dict[str, Any]:
@@ -142,8 +178,8 @@ def part_batch(bench: Bench, times: int) -> dict[str, Any]:
     from vecstore.index.coded import CodedIndex
 
     sample = spectrum(bench.rows[np.random.default_rng(0).choice(bench.n, min(bench.n, 20_000), replace=False)])
-    plans = [*choose(bench.n, bench.rows.shape[1], sample, kind="coded")[:1]]
-    plans += [p for p in choose(bench.n, bench.rows.shape[1], sample, kind="cells") if p.kind == "cells"]
+    plans = [plan for plan in choose(bench.n, bench.rows.shape[1], sample, kind="cells") if plan.kind == "cells"]
+    plans += [plan for plan in choose(bench.n, bench.rows.shape[1], sample, kind="coded") if plan.kind == "coded"]
     told: dict[str, Any] = {"spectrum": {"effective": round(sample.effective, 1), "within": sample.within}}
     searches: dict[str, Callable[[], Any]] = {"faiss_flat": lambda: bench.flat.search(bench.queries, K)}
     searches["exact"] = lambda: bench.exact.search(bench.queries, K)
@@ -169,11 +205,9 @@ def part_batch(bench: Bench, times: int) -> dict[str, Any]:
 
 def part_filters(bench: Bench, times: int) -> dict[str, Any]:
     """One query and many, with filters that keep 1 %, 10 % and 50 %."""
-    from vecstore.index.coded import CodedIndex
-
-    index = CodedIndex.build(np.arange(bench.n), bench.vectors, recall=0.99)
+    index = bench.chosen(0.99)
     masks = {str(share): np.random.default_rng(1).random(bench.n) < share for share in (0.01, 0.1, 0.5)}
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = _told(index)
     for count in (1, len(bench.queries)):
         asked = [bench.queries] if count > 1 else [query[None] for query in bench.queries[:SINGLE]]
 
@@ -195,44 +229,48 @@ def part_filters(bench: Bench, times: int) -> dict[str, Any]:
 
 
 def part_graph(bench: Bench, times: int) -> dict[str, Any]:
-    """Eleven neighbours of stored vectors, the vector itself among them, of a sample of 2,000."""
-    from vecstore.index.coded import CodedIndex
+    """Ten neighbours of every stored vector, itself left out; faiss's time is that of 2,000 of them, in proportion."""
+    from vecstore.index.pairs import all_pairs
 
     rows = np.sort(np.random.default_rng(2).choice(bench.n, min(2000, bench.n), replace=False))
     asked = np.ascontiguousarray(bench.rows[rows])
-    truth = bench.exact.search(asked, 11)[1]
-    indexes = {
-        str(recall): CodedIndex.build(np.arange(bench.n), bench.vectors, recall=recall) for recall in (0.97, 0.9999)
-    }
-    searches: dict[str, Callable[[], Any]] = {"faiss_flat": lambda: bench.flat.search(asked, 11)}
-    searches |= {name: (lambda index=index: index.search(asked, 11)) for name, index in indexes.items()}  # type: ignore[misc]
-    taken = rounds(searches, times)
-    return {
-        name: {
-            "times_faster": round(taken["faiss_flat"]["cpu_s"] / taken[name]["cpu_s"], 2),
-            "recall": round(float((index.search(asked, 11)[1] >= truth[:, -1:]).mean()), 5),
+    truth = bench.exact.search(asked, K + 1)[1][:, K]
+    told: dict[str, Any] = {}
+    for recall in (0.97, 0.9999):
+        before = timed(lambda: bench.flat.search(asked, K + 1))[1]
+        start = time.process_time()
+        _, scores, reached = all_pairs(bench.vectors, K, recall)
+        taken = time.process_time() - start
+        after = timed(lambda: bench.flat.search(asked, K + 1))[1]
+        flat = (before + after) / 2 * bench.n / len(rows)
+        told[str(recall)] = {
+            "times_faster": round(flat / taken, 2),
+            "recall": round(float((scores[rows] >= truth[:, None]).mean()), 5),
+            "recall_told": str(reached),
+            "cpu_s": round(taken, 1),
+            "faiss_flat_cpu_s": round(flat, 1),
         }
-        for name, index in indexes.items()
-    }
+    return told
 
 
 def part_tail(bench: Bench, times: int) -> dict[str, Any]:
-    """A search right after 1,000 new vectors, beside the same without them."""
-    from vecstore.index.base import merge
-    from vecstore.index.coded import CodedIndex
+    """A search right after 980 new vectors (the queries that are not asked), beside the same without them."""
     from vecstore.index.exact import ExactIndex
 
-    index = CodedIndex.build(np.arange(bench.n), bench.vectors, recall=0.99)
-    tail = ExactIndex.build(bench.n + np.arange(1000), bench.vectors[:1000])
+    told: dict[str, Any] = {}
+    fresh = bench.queries[SINGLE:]
+    tail = ExactIndex.build(bench.n + np.arange(len(fresh)), fresh)
     one_by_one = [np.ascontiguousarray(query[None]) for query in bench.queries[:SINGLE]]
-    taken = rounds(
-        {
-            "without": lambda: [index.search(one, K) for one in one_by_one],
-            "with": lambda: [merge([index.search(one, K), tail.search(one, K)], K) for one in one_by_one],
-        },
-        times,
-    )
-    return {"over_without": round(taken["with"]["cpu_s"] / taken["without"]["cpu_s"], 3)}
+    for name, index in (("exact", bench.exact), ("chosen", bench.chosen(0.99))):
+        taken = rounds(
+            {
+                "without": lambda index=index: [index.search(one, K) for one in one_by_one],  # type: ignore[misc]
+                "with": lambda index=index: [tail.beside(index.search(one, K), one, K) for one in one_by_one],  # type: ignore[misc]
+            },
+            times,
+        )
+        told[name] = {"over_without": round(taken["with"]["cpu_s"] / taken["without"]["cpu_s"], 3)}
+    return told
 
 
 def part_peers(bench: Bench, times: int) -> dict[str, Any]:
@@ -276,9 +314,7 @@ def part_databases(bench: Bench, times: int) -> dict[str, Any]:
     """Vector databases with filters that keep 50 %, 10 % and 1 %; single queries, wall time. See `search_peers`."""
     from search_peers import measure
 
-    from vecstore.index.coded import CodedIndex
-
-    index = CodedIndex.build(np.arange(bench.n), bench.vectors, recall=0.99)
+    index = bench.chosen(0.99)
     return measure(bench.rows, bench.queries, lambda query, mask: index.search(query, K, mask)[0])
 
 
@@ -455,6 +491,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sets", default=None, help="of flat, steep, hard, real [all]")
     parser.add_argument("--real", nargs="*", default=[], metavar="STORE")
     arguments = parser.parse_args()
     parts = [part for part in PARTS if part in arguments.only.split(",")]
@@ -482,9 +519,11 @@ def main() -> None:
             "databases": part_databases,
             "store": part_store,
         }
-        for name, (vectors, queries) in data_sets(arguments).items():
+        for name, vectors, queries in data_sets(arguments):
             bench = Bench(vectors, queries)
             for part in parts:
+                if name == "hard" and part in ("peers", "databases", "store"):
+                    continue
                 key = f"n={bench.n}, dim={vectors.shape[1]}, threads={arguments.threads}"
                 told = tasks[part](bench, times)
                 result.setdefault(part, {})[f"{name}, {key}"] = told

@@ -21,7 +21,7 @@ import numpy as np
 
 from vecstore.errors import DataError, DiskFull, NotWritable
 from vecstore.files import make_folder, write_file
-from vecstore.index.base import HalfArray, Index, IndexUnusable, merge
+from vecstore.index.base import HalfArray, Index, IndexUnusable
 from vecstore.index.choice import Plan, choose, spectrum
 from vecstore.index.coded import CodedIndex, Design
 from vecstore.index.kinds import KINDS, open_index
@@ -206,12 +206,12 @@ class Searcher:
             count = 3 * k + max((len(rows) for rows in forbidden), default=0) + 1
         while len(pending) and reach:
             count = min(count, reach)
-            parts = [
-                part.search(asked[pending], count, mask)
-                for part, mask in zip(self.parts, masks, strict=True)
-                if mask is None or mask.any()
+            (first, mask), *newer = [
+                (part, mask) for part, mask in zip(self.parts, masks, strict=True) if mask is None or mask.any()
             ]
-            found, scores = merge(parts, count)
+            found, scores = first.search(asked[pending], count, mask)
+            for part, mask in newer:
+                found, scores = part.beside((found, scores), asked[pending], count, mask)
             unsure = []
             for row, query in enumerate(pending.tolist()):
                 hits, last = self._expand(found[row], scores[row], k, may, forbidden[query], once_per)

@@ -239,3 +239,20 @@ def test_hits_of_other_queries_are_not_merged() -> None:
         merge(results, 1)
     with pytest.raises(UsageError, match=r"hits of \[\] queries"):
         merge([], 1)
+
+
+@pytest.mark.parametrize("n_new", [1, 300])
+def test_newer_vectors_beside_an_index_are_as_if_they_had_been_in_it(
+    n_new: int, unit_rows: Callable[..., FloatArray], same_hits: Callable[[Hits, Hits], None]
+) -> None:
+    old, new, queries = unit_rows(2000, 24), unit_rows(n_new, 24, 1), unit_rows(40, 24, 2)
+    new[0] = queries[3]  # certainly among the best of one query, and of most it is not
+    main = ExactIndex.build(np.arange(2000), old)
+    newer = ExactIndex.build(5000 + np.arange(n_new), new)
+    both = ExactIndex.build(np.r_[np.arange(2000), 5000 + np.arange(n_new)], np.concatenate([old, new]))
+    for k in (1, 5, 2100):
+        same_hits(newer.beside(main.search(queries, k), queries, k), both.search(queries, k))
+    assert newer.beside(main.search(queries, 5), queries, 5)[0][3, 0] == 5000
+    may = np.arange(n_new) % 2 == 1
+    kept = np.r_[np.arange(2000), 5000 + np.flatnonzero(may)]
+    same_hits(newer.beside(main.search(queries, 5), queries, 5, may), both.search(queries, 5, kept))

@@ -127,6 +127,23 @@ class Index(ABC):
             `k` below 1.
         """
 
+    def beside(self, hits: Hits, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
+        """Complete the hits of an index that lacks these vectors, because they are newer.
+
+        Parameters
+        ----------
+        hits : Hits
+            The best `k` that the other index has for each query.
+        queries, k, allowed
+            As of `search`.
+
+        Returns
+        -------
+        Hits
+            As of `merge`.
+        """
+        return merge([hits, self.search(queries, k, allowed)], k)
+
     @abstractmethod
     def _files(self) -> dict[str, Callable[[HashingFile], None]]:
         """What writes each file of a saved index, by the file's suffix."""

@@ -116,6 +116,19 @@ class ExactIndex(Index):
         """Length of the vectors."""
         return int(self._flat.d)
 
+    def beside(self, hits: Hits, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
+        """Complete the hits of another index; see `Index.beside`. Few vectors are multiplied, and seldom ranked."""
+        last = hits[1][:, -1:] if len(self._ids) <= BLOCK_ROWS else None
+        if last is None or np.isinf(last).any():
+            return super().beside(hits, queries, k, allowed)
+        # Few new vectors are among the best: nothing is ranked where none comes near.
+        near = (queries @ self._vectors.T >= last - float32_error(self.dim)).any(axis=1)
+        if not near.any():
+            return hits
+        ids, scores = hits[0].copy(), hits[1].copy()
+        ids[near], scores[near] = merge([(ids[near], scores[near]), self.search(queries[near], k, allowed)], k)
+        return ids, scores
+
     def search(self, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
         """Find the `k` nearest vectors of each query; see `Index.search`."""
         wanted, k = checked_vectors(queries, self.dim, "query"), checked_k(k)
