@@ -148,7 +148,7 @@ class Searches(RuleBasedStateMachine):
             hit.item_id for hit in sorted(result.hits, key=lambda hit: (sign * hit.score, hit.item_id))
         ]
         ranked = sorted(may, key=lambda name: (sign * round(scores[name], 5), ids[name]))
-        for key in [groups] * (by is not None) + [self.contents] * unique:
+        for key in [self.patients] * (by is not None) + [self.contents] * unique:
             kept: dict[str, str] = {}
             for name in sorted(ranked, key=lambda name: sign * scores[name]):
                 kept.setdefault(key[name], name)
