@@ -62,6 +62,10 @@ class SearchResult:
         What similarity is the cosine of.
     recall : dict or None
         Of an approximate index: "value" with "low" and "high", as measured when it was built.
+    item : int or None
+        The query, where it is an item.
+    predict : str or None
+        Whose newest probe's predictions the hits have.
     """
 
     hits: list[Hit]
@@ -80,6 +84,8 @@ class SearchResult:
     thumbnail: bytes | None = None
     metric: str = "cosine"
     recall: dict[str, Any] | None = None
+    item: int | None = None
+    predict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +337,8 @@ def _answers(
                 _thumbnail(store, query) if wish.thumbnails else query.thumbnail,
                 engine.metric.name,
                 engine.recall.to_dict() if engine.recall else None,
+                query.first if query.kind == "item" else None,
+                wish.predict,
             )
         )
     return results
@@ -495,12 +503,17 @@ def _row_of_locator(engine: Searcher, query: str) -> int:
     def by_name() -> dict[str, list[int]]:
         rows: dict[str, list[int]] = {}
         for row, locator in enumerate(items.locators):
-            rows.setdefault(locator.replace("!", "/").rpartition("/")[2], []).append(row)
+            name = locator.replace("!", "/").rpartition("/")[2]
+            rows.setdefault(name, []).append(row)
+            if "#" in name:  # a frame: it may be asked for without its number
+                rows.setdefault(name.rpartition("#")[0], []).append(row)
         return rows
 
     named = engine.once("by name", by_name).get(asked.rpartition("/")[2], [])
-    rows = [row for row in named if items.locators[row].replace("!", "/") == asked]
-    rows = rows or [row for row in named if items.locators[row].replace("!", "/").endswith(f"/{asked}")]
+    known = {row: items.locators[row].replace("!", "/") for row in named}
+    rows = [row for row, locator in known.items() if locator == asked]
+    rows = rows or [row for row, locator in known.items() if f"/{locator}".endswith(f"/{asked}")]
+    rows = rows or [row for row, locator in known.items() if f"/{locator.rpartition('#')[0]}".endswith(f"/{asked}")]
     if len(rows) == 1:
         return int(rows[0])
     if rows:
