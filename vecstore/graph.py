@@ -38,6 +38,8 @@ class NeighborGraph:
         Groups of items that are at least as similar as the threshold, directly or by way of others; the largest first.
     outliers : list of (int, float)
         Items by their mean distance to their neighbours, the farthest first.
+    places : dict of int to (str, str)
+        Source and locator of the items in `duplicates` and `outliers`.
     space, metric : str
     k, commit : int
     exact : bool
@@ -56,6 +58,7 @@ class NeighborGraph:
     exact: bool
     recall: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    places: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that `scipy.sparse.load_npz` reads; `item_ids` in it are the ids of the rows.
@@ -128,6 +131,7 @@ def neighbors(
         raise UsageError(
             f"k = {k}, duplicates = {duplicates}, outliers = {outliers}",
             expected="k from 1, a similarity up to 1, and a number from 0",
+            do="-k 10 --duplicates 0.99 --outliers 20",
         )
     if output is not None:
         output_file(output)  # refused before any work
@@ -155,11 +159,14 @@ def neighbors(
             far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
             told.step(len(hits))
         told.end()
+        together, alone = _groups(ids, near, far, 1 - duplicates), _outliers(ids, far, outliers)
+        told_of = [*(item for group in together for item in group), *(item for item, _ in alone)]
+        places = np.searchsorted(engine.items.ids, told_of).tolist()
         found = NeighborGraph(
             ids,
             _graph(near, far),
-            _groups(ids, near, far, 1 - duplicates),
-            _outliers(ids, far, outliers),
+            together,
+            alone,
             chosen.name,
             metric,
             k,
@@ -167,6 +174,10 @@ def neighbors(
             engine.exact,
             engine.recall.to_dict() if engine.recall else None,
             list(engine.notes),
+            {
+                item: (engine.items.sources[row], engine.items.locators[row])
+                for item, row in zip(told_of, places, strict=True)
+            },
         )
     if output is not None:
         found.save(output)

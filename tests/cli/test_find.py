@@ -171,4 +171,39 @@ def test_the_graph_of_all_items_is_written(vecstore: Call, store: Path, tmp_path
     graph = load_npz(tmp_path / "graph.npz")
     assert graph.shape == (60, 60) and graph.nnz == 240 and np.isfinite(graph.data).all()
     shown = vecstore("neighbors", store, "--duplicates", "0.5", "--outliers", 2)
-    assert "near-duplicates" in shown.stdout and "together: " in shown.stdout and "mean distance" in shown.stdout
+    told = json.loads(vecstore("neighbors", store, "--duplicates", "0.5", "--outliers", 2, "--json").stdout)
+    facts, *tables = shown.stdout.split("\n\n")
+    together = sum(len(group) for group in told["duplicates"])
+    assert f"near-duplicates  {together} items in {len(told['duplicates'])} groups" in facts
+    head, *rows = (line.split() for line in tables[0].splitlines())
+    assert head == ["near-duplicates", "item_id", "source", "locator"]
+    group = told["duplicates"][0][:20]
+    assert rows[: len(group)] == [["1", str(one["item_id"]), "archive", one["locator"]] for one in group]
+    head, *rows = (line.split() for line in tables[1].splitlines())
+    assert head == ["outlier", "item_id", "source", "locator", "distance"]
+    assert [row[:4] for row in rows] == [
+        [str(n), str(one["item_id"]), one["source"], one["locator"]] for n, one in enumerate(told["outliers"], 1)
+    ]
+    if len(group) < together:
+        assert f"of {together} near-duplicates are listed" in shown.stderr
+
+
+def test_whole_store_verbs_look_at_a_commit(
+    vecstore: Call, store: Path, tmp_path: Path, paint: Callable[[Path, str, int], None]
+) -> None:
+    with Store(store) as opened:
+        before = opened.commit
+    for number in range(3):
+        paint(tmp_path / "more" / f"{number}.png", "red", number)
+    assert vecstore("ingest", tmp_path / "more", "--store", store, "--encoder", "fake:64").exit_code == 0
+    for verb in (("neighbors",), ("clusters",), ("map", tmp_path / "map.html"), ("search-eval", "--task", "pneumonia")):
+        now, then = (
+            json.loads(vecstore(verb[0], store, *verb[1:], *at, "--json").stdout.splitlines()[-1])
+            for at in ((), ("--at", before))
+        )
+        if verb[0] == "search-eval":
+            assert now["candidates"] == then["candidates"] == 60
+            continue
+        assert (now["items"], then["items"], then["commit"]) == (63, 60, before)
+        refused = vecstore(verb[0], store, *verb[1:], "--at", 999)
+        assert refused.exit_code == 2 and "has no commit 999" in refused.stderr
