@@ -24,7 +24,7 @@ from vecstore_cli.indexing import metric_option
 @click.option("--count", type=int, metavar="N", help="How many [chosen by their silhouettes].")
 @space_option
 @metric_option
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option("--task", metavar="NAME", help="Say which classes of a task the clusters hold.")
 @click.option("--examples", type=int, default=5, show_default=True, help="Central items shown of each cluster.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random samples and first centres.")
@@ -108,7 +108,7 @@ def clusters(store: str, at: int | None, as_json: bool, **options: Any) -> None:
 @click.option(
     "--color", multiple=True, metavar="COLUMN|task:NAME", help="What to colour by; repeatable [labels and columns]."
 )
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option("--limit", type=int, default=2000, show_default=True, help="Of more items, a random sample is shown.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that sample, and of UMAP.")
 @at_option

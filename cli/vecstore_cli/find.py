@@ -75,7 +75,7 @@ def search(
       vecstore search chest.vecs query.png -k 10 --where "sex = 'F' and age >= 60"
       vecstore search chest.vecs 17 --html similar.html
       vecstore search chest.vecs 17 --unlike 23 --by patient_id --diverse 0.3
-      vecstore search chest.vecs --queries new.txt -k 5 --json
+      vecstore search chest.vecs --queries queries.txt -k 5 --json
     """
     from vecstore.errors import UsageError
     from vecstore.files import output_file
@@ -92,6 +92,8 @@ def search(
             expected="no QUERY, --text, --like, --unlike or --html beside it",
             do="put them on lines of the file",
         )
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", expected="one of them")
     with Store(store, at) as opened:
         if queries is not None:
             results = search_many(opened, queries, **wish)
@@ -133,7 +135,7 @@ def search(
         told = results[0].recall
         click.echo(
             f"approximate: {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}] of the exact hits are found;"
-            " all of them after: vecstore index build STORE --kind exact",
+            f" all of them after: vecstore index build {store} --kind exact",
             err=True,
         )
 

@@ -58,8 +58,14 @@ def build(
 ) -> None:
     """Choose an index, build it, and measure what it finds.
 
+    exact compares all vectors; coded finds candidates by short codes, scored exactly then; cells does so in the parts of
+    the space near the query, for millions. What does not reach --recall is not kept. An index serves searches of its
+    own --metric.
+
     \b
-      vecstore index build chest.vecs --recall 0.99
+      vecstore index build chest.vecs
+      vecstore index build chest.vecs --recall 0.999 --memory 2GB
+      vecstore index build chest.vecs --metric standard
     """
     from vecstore.indexes import index_build
 
@@ -140,7 +146,7 @@ def _show(found: Any, as_json: bool) -> None:
 @click.option("--metric", metavar="cosine|standard|whitened", help="Only this one; all of them side by side otherwise.")
 @space_option
 @click.option("--group", metavar="COLUMN", help="Column whose value keeps a query's own group out; none: no groups.")
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option("--max-queries", type=int, default=2000, show_default=True, help="Of more items, a random sample asks.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that sample.")
 @at_option
@@ -192,9 +198,13 @@ def search_eval(store: str, task: str, at: int | None, as_json: bool, **options:
 @click.option("-k", "k", type=int, default=10, show_default=True, help="Neighbours of each item.")
 @space_option
 @metric_option
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option(
-    "--duplicates", type=float, default=0.99, show_default=True, help="Similarity from which on items are duplicates."
+    "--duplicates",
+    type=float,
+    default=0.99,
+    show_default=True,
+    help="Similarity from which on two are near-duplicates.",
 )
 @click.option("--outliers", type=int, default=20, show_default=True, help="How many outliers are listed.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write the graph, for scipy.sparse.load_npz.")
@@ -204,8 +214,12 @@ def search_eval(store: str, task: str, at: int | None, as_json: bool, **options:
 def neighbors(store: str, at: int | None, as_json: bool, **options: Any) -> None:
     """Find the nearest neighbours of every item: near-duplicates, outliers, and the graph for other tools.
 
+    Near-duplicates are looked for among the -k neighbours. The graph is a CSR matrix of distances (1 - cosine), as
+    scipy.sparse.load_npz reads it; item_ids in the same file are the ids of its rows.
+
     \b
       vecstore neighbors chest.vecs --output graph.npz
+      vecstore neighbors chest.vecs --duplicates 0.98 --where "age >= 60"
     """
     from vecstore.graph import neighbors as run
     from vecstore.store import Store

@@ -44,6 +44,8 @@ def test_many_queries_are_answered_in_one_call(vecstore: Call, store: Path, tmp_
     assert [row["query"] for row in told] == ["archive: 000.png"] * 2 + ["archive: 005.png"] * 2
     refused = vecstore("search", store, "1", "--queries", tmp_path / "queries.txt")
     assert refused.exit_code == 2 and "no QUERY, --text, --like, --unlike or --html beside it" in refused.stderr
+    both = vecstore("search", store, "1", "--json", "--csv")
+    assert both.exit_code == 2 and "--json and --csv; expected one of them" in both.stderr
 
 
 def test_examples_filters_and_groups_have_their_options(vecstore: Call, store: Path, tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_measured_recall_is_in_every_row(vecstore: Call, store: Path) -> None:
     done = vecstore("search", store, 1, "-k", 3, "--json")
     for row in _lines(done):
         assert not row["exact"] and row["recall"]["low"] <= row["recall"]["value"] <= row["recall"]["high"]
-    assert "of the exact hits are found" in done.stderr
+    assert f"of the exact hits are found; all of them after: vecstore index build {store} --kind exact" in done.stderr
 
 
 def test_an_index_is_built_updated_and_described(vecstore: Call, store: Path) -> None:
