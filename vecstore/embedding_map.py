@@ -22,7 +22,7 @@ LIMIT = 2_000
 """Of more items a random sample is shown: a thumbnail makes a page 4 to 8 kB larger, so these make 9 to 16 MB."""
 
 _FIELDS = 12
-"""Columns shown under the pointer beside those that are coloured by."""
+"""Columns shown under the pointer beside the one that is coloured by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def _wanted(store: Store, color: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _telling(store: Store, metadata: Mapping[int, Mapping[str, Value]]) -> list[str]:
-    """Columns to colour by and to show, in the store's order: numbers, and texts of a few values, before others."""
+    """Columns that tell one item from another: numbers, and texts of a few values, before others."""
     values = {name: [known[name] for known in metadata.values() if name in known] for name in store.columns()}
 
     def rank(name: str) -> int:
@@ -210,8 +210,7 @@ def _telling(store: Store, metadata: Mapping[int, Mapping[str, Value]]) -> list[
             return 2
         return 0 if len(different) <= SHOWN or all(isinstance(value, (int, float)) for value in different) else 1
 
-    ranked = sorted((name for name in values if rank(name) < 3), key=rank)[:_FIELDS]
-    return [name for name in values if name in ranked]
+    return sorted((name for name in values if rank(name) < 3), key=rank)
 
 
 def _fields(
@@ -228,7 +227,8 @@ def _fields(
     ids = engine.items.ids[rows].tolist()
     metadata, labels = store.metadata(ids), store.labels_of(ids)
     told = _telling(store, metadata)
-    wanted = [(what, name) for what, name in wanted if named or what != "column" or name in told]
+    if not named:
+        wanted = [one for one in wanted if one[0] != "column"] + [("column", name) for name in told]
     more = [("task", task.name) for task in store.tasks()] + [("column", name) for name in told]
     fields: list[MapField] = []
     colors: list[int] = []
@@ -236,7 +236,7 @@ def _fields(
         if what == "task":
             made = MapField(name, [labels.get(i, {}).get(name) for i in ids], what, store.task(name).classes)
         elif what == "column":
-            made = MapField(name, [metadata.get(i, {}).get(name) for i in ids])
+            made = MapField(name, [metadata.get(i, {}).get(name) for i in ids], aside=name not in told[:_FIELDS])
         elif what == "source":
             made = MapField(name, [engine.items.sources[row] for row in rows.tolist()], what)
         else:

@@ -58,8 +58,8 @@ def build(
 ) -> None:
     """Choose an index, build it, and measure what it finds.
 
-    exact compares all vectors; coded finds candidates by short codes, scored exactly then; cells does so in the parts of
-    the space near the query, for millions. What does not reach --recall is not kept. An index serves searches of its
+    exact compares all vectors; coded finds candidates by short codes, scored exactly then; cells does so in the parts
+    of the space near the query, for millions. What does not reach --recall is not kept. An index serves searches of its
     own --metric.
 
     \b

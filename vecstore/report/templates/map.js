@@ -197,7 +197,7 @@
     const told = [];
     data.fields.forEach((field, place) => {
       const value = valueOf(field, i);
-      if (value === null || field.what === "source") return;
+      if (value === null || field.what === "source" || (field.aside && place !== state.field)) return;
       const name = make("dt"), shownValue = make("dd");
       if (place === state.field) name.append(markOf(looks[i]));
       name.append(parted(field.name, "span"));
