@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _BLOCK = 4096
 """Queries in one call."""
+
+_MOST = 128
+"""Neighbours that are looked at for near-duplicates, where all of the first k are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,8 @@ def neighbors(
     space, metric, where : str, optional
         As of `search`; only items that fit `where` are rows, and found.
     duplicates : float
-        Similarity from which on two items are near-duplicates, up to 1. Found among the k neighbours.
+        Similarity from which on two items are near-duplicates, up to 1. Where all k neighbours of an item are, up to
+        128 are looked at.
     outliers : int
         How many are listed.
     output : path, optional
@@ -149,17 +154,24 @@ def neighbors(
             )
         ids, contents = engine.items.ids[rows], engine.items.contents[rows]
         k = min(k, len(rows) - 1)
-        near, far = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float64)
+
+        def nearest(some: IntArray, count: int) -> tuple[IntArray, DoubleArray]:
+            """Rows of the nearest others of some rows, and their distances."""
+            near, far = np.empty((len(some), count), np.int64), np.empty((len(some), count), np.float64)
+            for start in range(0, len(some), _BLOCK):
+                part = slice(start, start + _BLOCK)
+                vectors = engine.vectors(opened, chosen, contents[some[part]])
+                hits = engine.find(vectors, count, may, [[int(item)] for item in ids[some[part]]])
+                near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
+                far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
+                if count == k:
+                    told.step(len(hits))
+            return near, far
+
         told.begin("items", len(rows))
-        for start in range(0, len(rows), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            vectors = engine.vectors(opened, chosen, contents[part])
-            hits = engine.find(vectors, k, may, [[int(item)] for item in ids[part]])
-            near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
-            far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
-            told.step(len(hits))
+        near, far = nearest(np.arange(len(rows)), k)
         told.end()
-        together, alone = _groups(ids, near, far, 1 - duplicates), _outliers(ids, far, outliers)
+        together, alone = _groups(ids, near, far, 1 - duplicates, nearest), _outliers(ids, far, outliers)
         told_of = [*(item for group in together for item in group), *(item for item, _ in alone)]
         places = np.searchsorted(engine.items.ids, told_of).tolist()
         found = NeighborGraph(
@@ -191,14 +203,33 @@ def _graph(near: IntArray, far: DoubleArray) -> csr_matrix:
     return csr_matrix((far.ravel(), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
 
 
-def _groups(ids: IntArray, near: IntArray, far: DoubleArray, distance: float) -> list[list[int]]:
+def _groups(
+    ids: IntArray,
+    near: IntArray,
+    far: DoubleArray,
+    distance: float,
+    nearest: Callable[[IntArray, int], tuple[IntArray, DoubleArray]],
+) -> list[list[int]]:
+    """Items that are near each other, or joined by others that are.
+
+    Of an item whose neighbours are all near, there may be more: two bunches of a dozen alike pictures would come apart
+    at k = 10. So more are looked at, as long as the last is near.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    # A score is rounded to float32: what has the threshold's similarity is within it.
-    close = far <= distance + 1e-7
-    first = np.repeat(np.arange(len(ids)), close.sum(axis=1))
-    pairs = coo_matrix((np.ones(len(first)), (first, near[close])), shape=(len(ids), len(ids)))
+    rows, n = np.arange(len(ids)), len(ids)
+    firsts, seconds = [], []
+    while True:
+        close = far <= distance + 1e-7  # scores are float32: what has just the threshold's similarity is within it
+        firsts.append(np.repeat(rows, close.sum(axis=1)))
+        seconds.append(near[close])
+        rows, count = rows[close[:, -1]], min(4 * near.shape[1], n - 1, _MOST)
+        if not len(rows) or count <= near.shape[1]:
+            break
+        near, far = nearest(rows, count)
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    pairs = coo_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
     _, codes = connected_components(pairs, directed=False)
     order = np.argsort(codes, kind="stable")
     groups = np.split(ids[order], np.flatnonzero(np.diff(codes[order])) + 1)

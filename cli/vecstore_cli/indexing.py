@@ -214,8 +214,8 @@ def search_eval(store: str, task: str, at: int | None, as_json: bool, **options:
 def neighbors(store: str, at: int | None, as_json: bool, **options: Any) -> None:
     """Find the nearest neighbours of every item: near-duplicates, outliers, and the graph for other tools.
 
-    Near-duplicates are looked for among the -k neighbours. The graph is a CSR matrix of distances (1 - cosine), as
-    scipy.sparse.load_npz reads it; item_ids in the same file are the ids of its rows.
+    The graph is a CSR matrix of distances (1 - cosine), as scipy.sparse.load_npz reads it; item_ids in the same file
+    are the ids of its rows.
 
     \b
       vecstore neighbors chest.vecs --output graph.npz
