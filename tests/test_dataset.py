@@ -87,6 +87,9 @@ def test_rows_without_any_label_that_is_left_are_left_out(colour_store: Store) -
         (["patientid", "subject"], "patientid"),
         (["StudyInstanceUID", "lesion_id"], "lesion_id"),
         (["participant", "SUBJECT"], "SUBJECT"),
+        (["study_date", "subject_id"], "subject_id"),  # MIMIC
+        (["Patient Age", "Patient ID"], "Patient ID"),  # ChestX-ray14
+        (["lesion_id", "mrn"], "mrn"),
         (["StudyInstanceUID"], "StudyInstanceUID"),
     ],
 )

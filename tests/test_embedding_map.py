@@ -187,3 +187,23 @@ def test_hovering_over_an_item_shows_its_own_thumbnail(
     assert (source, wide) == (data["pictures"][data["picture"][item]], 12)
     assert page.faults() == [] and page.requests == [path.resolve().as_uri()]
     page.close()
+
+
+def test_every_column_that_differs_can_be_coloured_by_and_a_dozen_are_shown(
+    colour_store: Store, tmp_path: Path
+) -> None:
+    names = [f"A{number:02}" for number in range(15)]
+    rows = [
+        [locator, "xy"[row % 2], "same", *(f"{name}{row % 3}" for name in names), f"free text {row}"]
+        for row, locator in enumerate(colour_store.items().locators)
+    ]
+    table = tmp_path / "more.csv"
+    head = ["file", "label", "AA", *names, "ABC", "AUID"]
+    table.write_text("\n".join(",".join(row) for row in [head, *([*row, f"1.2.{row[0]}"] for row in rows)]))
+    label(colour_store, table, task="t", key="file", value="label", columns=head[2:])
+    found = embedding_map(colour_store, tmp_path / "map.html")
+    assert set(found.colors) == {"colour", "t", "cluster", "patient", "age", "sex", *names, "ABC"}
+    fields = {field["name"]: field for field in _data(tmp_path / "map.html")["fields"]}
+    shown = [name for name, field in fields.items() if field["what"] == "column" and not field.get("aside")]
+    # Not what is the same for all or different for each, though the alphabet has it first.
+    assert len(shown) == 12 and not {"AA", "ABC"} & set(shown) and "AUID" not in fields

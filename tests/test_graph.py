@@ -13,7 +13,9 @@ from sklearn.neighbors import NearestNeighbors
 from vecstore.errors import DataError, UsageError
 from vecstore.graph import neighbors
 from vecstore.ingest import ingest
+from vecstore.records import Passport
 from vecstore.store import Store
+from vecstore.store.append import Batch, Picture, append
 
 Paint = Callable[[Path, str, int], None]
 
@@ -46,6 +48,24 @@ def test_identical_and_nearly_identical_pictures_are_grouped(bare_store: Store, 
     some = neighbors(bare_store, 100, where="source = 'same'", duplicates=1.0)
     assert some.ids.tolist() == [64, 65, 66, 67] and some.k == 3 and some.graph.shape == (4, 4)
     np.testing.assert_allclose(some.graph.data, 0, atol=1e-6)
+
+
+def test_bunches_of_more_than_k_alike_pictures_are_one_group(tmp_path: Path) -> None:
+    """Every picture's k nearest are of its own bunch; what joins the bunches is further down."""
+    rng = np.random.default_rng(0)
+    angles = np.concatenate([np.zeros(9), np.full(9, 0.1), np.full(4, 1.0)])  # cosines 0.995 and 0.62 between them
+    rows = np.column_stack([np.cos(angles), np.sin(angles), 0.003 * rng.standard_normal((len(angles), 4))])
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    passport = Passport("made", "none", "made", "none", "", "", (1, 1), "none", (0.0,), (1.0,), "none", 6)
+    with Store.create(tmp_path / "made.vecs") as store:
+        space = store.add_space("made", passport, {})
+        hashes = [bytes([number]) * 16 for number in range(len(rows))]
+        pictures = [Picture(f"{n:02}.png", 1, 1, None, "made", h, 1, 1, {}) for n, h in enumerate(hashes)]
+        append(store, Batch("made", "folder", pictures, vectors={space.id: (hashes, rows)}), {space.id: space}, {})
+        for k in (1, 3, 5):
+            found = neighbors(store.refresh(), k, duplicates=0.99)
+            assert found.duplicates == [list(range(1, 19)), list(range(19, 23))]
+            assert found.graph.nnz == k * len(rows)
 
 
 def test_what_makes_no_graph_is_refused(bare_store: Store, tmp_path: Path) -> None:

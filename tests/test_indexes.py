@@ -264,7 +264,7 @@ def test_the_spectrum_is_that_of_the_vectors() -> None:
     assert spectrum(steep).effective < 2 and spectrum(steep).within[64] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("text", "size"), [("8GB", 8e9), (1000, 1000), ("1.5 KiB", 1536), (None, None)])
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8e9), ("8G", 8e9), (1000, 1000), ("1.5 KiB", 1536), (None, None)])
 def test_memory_is_a_number_with_a_unit(text: Any, size: float | None) -> None:
     assert parse_memory(text) == size
 

@@ -129,7 +129,7 @@ def test_a_level_that_is_not_there_is_told_with_the_columns_that_are(colour_stor
         dataset(colour_store, "colour", level="study")
     assert caught.value.fact.endswith("has no column for the level 'study'")
     assert caught.value.expected == (
-        "StudyInstanceUID, study, StudyID (letter case and _ ignored); there are: age, patient, sex"
+        "StudyInstanceUID, study, StudyID (letter case, _, - and blanks ignored); there are: age, patient, sex"
     )
     assert caught.value.do.startswith("name a column: --level COLUMN")
     with pytest.raises(NotFound, match="has no column 'ward'; expected one of: age, patient, sex"):

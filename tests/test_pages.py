@@ -46,6 +46,18 @@ def test_the_page_of_a_search_has_every_hit_with_its_picture(colour_store: Store
     assert (tmp_path / "similar.html").stat().st_mode & 0o777 == 0o600
 
 
+def test_the_page_says_what_is_known_of_the_query(colour_store: Store, tmp_path: Path) -> None:
+    result = search(colour_store, 5, 2, where="patient = 'P9'")
+    write_similar_page(colour_store, result, tmp_path / "similar.html")
+    query, _, _ = (tmp_path / "similar.html").read_text(encoding="utf-8").partition("2 similar cases")
+    known = colour_store.metadata([5])[5]
+    assert f"<dt>patient</dt><dd><bdi>{known['patient']}</bdi>" in query and "<dt>age</dt>" in query
+    assert colour_store.labels_of([5])[5]["colour"] in query
+    several = search(colour_store, [5, 9], 2, where="patient = 'P9'")
+    write_similar_page(colour_store, several, tmp_path / "several.html")
+    assert "<dt>patient</dt>" not in (tmp_path / "several.html").read_text().partition("2 similar cases")[0]
+
+
 def test_a_page_without_thumbnails_still_has_every_hit(colour_store: Store, tmp_path: Path) -> None:
     (colour_store.path / "thumbnails.sqlite").unlink()
     with Store(colour_store.path) as store:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vecstore.errors import DataError, NotFound, SpaceMismatch, UsageError
+from vecstore.encoders import open_encoder
+from vecstore.encoders.base import Encoder
+from vecstore.errors import DataError, NotFound, PictureError, SpaceMismatch, UsageError
 from vecstore.index.metric import Metric
 from vecstore.ingest import ingest
 from vecstore.records import FloatArray
@@ -244,3 +248,129 @@ def test_a_filter_is_evaluated_once_for_a_snapshot(
     ingest(colour_store, tmp_path / "new", encoder="fake:64", thumbnails=False)
     search(colour_store, 1, 5, where="age > 45")
     assert evaluated == ["age > 45"] * 2
+
+
+def test_what_is_not_found_has_no_prediction(colour_store: Store) -> None:
+    train(colour_store, "colour", group="patient")
+    assert search(colour_store, 5, 3, where="age > 1000", predict="colour").hits == []
+    assert search_many(colour_store, [], 3, predict="colour") == []
+    with pytest.raises(NotFound, match="has no task 'cough'"):
+        search(colour_store, 5, 3, where="age > 1000", predict="cough")
+
+
+@pytest.mark.parametrize("ids", [[1.5, 30], np.ones(63, np.bool_), [True], ["20"], np.array([20.0])])
+def test_ids_that_are_none_are_refused(colour_store: Store, ids: Any) -> None:
+    with pytest.raises(UsageError, match=r"ids of type .*; expected item ids, whole numbers; of a mask: store.items"):
+        search(colour_store, 1, 3, ids=ids)
+
+
+def test_ids_may_be_any_iterable(colour_store: Store) -> None:
+    for ids in ({20, 30}, (i for i in (20, 30)), np.array([[20, 30]], np.uint8), [20, 30, 10**30, -4]):
+        assert set(_ids(search(colour_store, 1, 2, ids=ids))) == {20, 30}
+    assert len(search_many(colour_store, [1, 9], 2, ids=iter((20, 30)))[1].hits) == 2
+
+
+@pytest.mark.parametrize("k", [2.5, "3", True, 0, -1])
+def test_k_is_a_whole_number(colour_store: Store, k: Any) -> None:
+    with pytest.raises(UsageError, match=f"k = {k!r}; expected a whole number, at least 1; -k 10"):
+        search(colour_store, 1, k)
+    assert len(search(colour_store, 1, np.int64(2)).hits) == 2  # type: ignore[arg-type]
+
+
+def test_the_length_of_a_vector_does_not_matter(colour_store: Store) -> None:
+    row = _vectors(colour_store)[5]
+    expected = search(colour_store, row, 5).hits
+    for factor in (1e300, 1e-300, 7):
+        assert _ids(search(colour_store, row * factor, 5)) == [hit.item_id for hit in expected]
+    others: list[Any] = [np.array(["a"] * 64), np.ones(64, np.complex128), np.full(64, np.inf)]
+    for wrong in others:
+        with pytest.raises(SpaceMismatch, match="not finite or has no length"):
+            search(colour_store, wrong)
+
+
+def test_of_many_vectors_the_wrong_one_is_named(colour_store: Store, tmp_path: Path) -> None:
+    rows = np.ones((5, 64))
+    rows[3, 7] = np.nan
+    with pytest.raises(SpaceMismatch, match=r"vector 3 has shape \(64,\), and is not finite or has no length"):
+        search_many(colour_store, rows)
+    rows[3] = 1
+    assert [one.query for one in search_many(colour_store, rows, 1)] == [f"vector {n}" for n in range(5)]
+    np.save(tmp_path / "short.npy", np.ones(3))
+    with pytest.raises(SpaceMismatch, match=r"short\.npy has shape \(3,\)"):
+        search_many(colour_store, [1, str(tmp_path / "short.npy")])
+
+
+def test_a_group_that_no_column_has_is_refused_whatever_the_query(colour_store: Store) -> None:
+    for query in (5, np.ones(64)):
+        with pytest.raises(NotFound, match="has no column 'patinet'; expected one of: "):
+            search(colour_store, query, 3, group="patinet")
+
+
+def test_every_value_of_a_column_is_found_though_two_share_a_picture(
+    bare_store: Store, tmp_path: Path, paint: Paint
+) -> None:
+    from vecstore.label import label
+
+    for number, who in enumerate("PQR"):
+        paint(tmp_path / "same" / f"{who}.png", "red", 4242 if who in "PQ" else number)
+    ingest(bare_store, tmp_path / "same", encoder="fake:64", thumbnails=False)
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,patient\n" + "".join(f"{who}.png,{who},{who}\n" for who in "PQR"))
+    label(bare_store, table, task="t", key="path", value="label", columns=["patient"])
+    vector = np.ones(64)
+    found = search(bare_store, vector, 3, by="patient", where="source = 'same'")
+    assert sorted(str(hit.metadata["patient"]) for hit in found.hits) == ["P", "Q", "R"]
+    # Items without a value count for themselves.
+    assert len(search(bare_store, vector, 66, by="patient").hits) == 66
+
+
+def test_pictures_of_many_queries_are_embedded_together(
+    colour_store: Store, tmp_path: Path, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(paths):
+        paint(path, "green", 9000 + number)
+    alone = [search(colour_store, path, 4) for path in paths]
+    opened: list[str] = []
+
+    def opening(name: str, **options: Any) -> Encoder:
+        opened.append(name)
+        return open_encoder(name, **options)
+
+    monkeypatch.setattr(importlib.import_module("vecstore.search"), "open_encoder", opening)
+    many = search_many(colour_store, [paths[0], 5, *paths[1:], paths[0]], 4)
+    assert len(opened) == 1
+    assert [many[0].hits, *(one.hits for one in many[2:6])] == [one.hits for one in alone]
+    assert many[6].hits == many[0].hits and many[0].query == str(paths[0])
+    both = search(colour_store, paths[0], 4, unlike=[paths[1]])
+    assert len(opened) == 2 and both.kind == "several"
+
+
+def test_an_archive_is_no_query(colour_store: Store, tmp_path: Path, paint: Paint) -> None:
+    paint(tmp_path / "a.png", "red", 1)
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as file:
+        file.write(tmp_path / "a.png", "a.png")
+    with pytest.raises(PictureError, match=r"some\.zip is no picture, but a zip; expected one picture"):
+        search(colour_store, tmp_path / "some.zip")
+
+
+def test_the_picture_of_several_is_that_of_the_first(colour_store: Store) -> None:
+    expected = search(colour_store, 40, 1, thumbnails=True).thumbnail
+    assert expected is not None
+    found = search(colour_store, [40, 20], 1, unlike=[2], thumbnails=True)
+    assert found.thumbnail == expected
+
+
+def test_a_text_is_a_query_by_itself(colour_store: Store) -> None:
+    with pytest.raises(UsageError, match="a search needs one query"):
+        search(colour_store, text="red", like=[3])
+    for nothing in ("", "  "):
+        with pytest.raises(UsageError, match="a search needs one query"):
+            search(colour_store, text=nothing)
+
+
+def test_a_list_that_was_written_elsewhere_is_read(colour_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "queries.txt").write_bytes(b"\xef\xbb\xbf1\r\n17\r\n")
+    assert [one.hits for one in search_many(colour_store, tmp_path / "queries.txt", 3)] == [
+        search(colour_store, item, 3).hits for item in (1, 17)
+    ]

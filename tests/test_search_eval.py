@@ -98,6 +98,9 @@ def test_what_can_not_be_judged_is_refused(colour_store: Store) -> None:
         search_eval(colour_store, "colour", metric="angular")
     with pytest.raises(UsageError, match="k = 0"):
         search_eval(colour_store, "colour", k=0)
+    with pytest.raises(UsageError, match="k = 63 of 63 labelled items, of which one is the query; expected 1 to 62"):
+        search_eval(colour_store, "colour", k=63)
+    assert search_eval(colour_store, "colour", k=62, metric="cosine").k == 62
     with pytest.raises(DataError, match="at least two classes"):
         search_eval(colour_store, "colour", where="patient = 'P1'")
 

@@ -211,7 +211,14 @@ def _compared(store: Store, found: Clusters, task: Task) -> Clusters:
     np.add.at(table, (found.numbers[place[positive]] - 1, classes[positive]), 1)
     sizes = np.bincount(found.numbers[labelled] - 1, minlength=len(found.clusters))
     told = [
-        replace(one, labelled=int(n), label=task.classes[int(row.argmax())], purity=float(row.max() / n)) if n else one
+        replace(
+            one,
+            labelled=int(n),
+            label=task.classes[int(row.argmax())] if row.any() else None,  # of several labels none may hold
+            purity=float(row.max() / n),
+        )
+        if n
+        else one
         for one, row, n in zip(found.clusters, table, sizes.tolist(), strict=True)
     ]
     single = task.kind != "multi-label"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,8 @@ from vecstore.files import output_file, write_file
 from vecstore.index.clusters import cluster
 from vecstore.index.projection import METHODS, plane
 from vecstore.neighbours import Searcher, searcher
-from vecstore.records import DoubleArray, FloatArray, IntArray
-from vecstore.report.map import MapField, MapPoints, map_page
+from vecstore.records import DoubleArray, FloatArray, IntArray, Value
+from vecstore.report.map import SHOWN, MapField, MapPoints, map_page
 from vecstore.report.page import count, number
 from vecstore.store import Space, Store, using
 
@@ -22,7 +22,7 @@ LIMIT = 2_000
 """Of more items a random sample is shown: a thumbnail makes a page 4 to 8 kB larger, so these make 9 to 16 MB."""
 
 _FIELDS = 12
-"""Columns shown under the pointer beside those that are coloured by."""
+"""Columns shown under the pointer beside the one that is coloured by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,10 @@ def _wanted(store: Store, color: Sequence[str]) -> list[tuple[str, str]]:
     """What to colour by, as (what, name): all there is, or what was named."""
     columns, tasks = list(store.columns()), [task.name for task in store.tasks()]
     if not color:
-        told = [name for name in columns if not name.endswith("UID")]
         # Once clusters are a task or column of that name, it is theirs.
         new = [] if "cluster" in {name.casefold() for name in (*columns, *tasks)} else [("cluster", "cluster")]
         every = [("task", name) for name in tasks] + [*new, ("source", "source")]
-        return every + [("column", name) for name in told[:_FIELDS]]
+        return every + [("column", name) for name in columns]
     folded = {"source": ("source", "source"), "cluster": ("cluster", "cluster")}
     folded |= {name.casefold(): ("task", name) for name in tasks}
     folded |= {name.casefold(): ("column", name) for name in columns}
@@ -199,6 +198,21 @@ def _wanted(store: Store, color: Sequence[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+def _telling(store: Store, metadata: Mapping[int, Mapping[str, Value]]) -> list[str]:
+    """Columns that tell one item from another: numbers, and texts of a few values, before others."""
+    values = {name: [known[name] for known in metadata.values() if name in known] for name in store.columns()}
+
+    def rank(name: str) -> int:
+        different = set(values[name])
+        if name.endswith("UID") or not different:
+            return 3
+        if len(different) == 1:
+            return 2
+        return 0 if len(different) <= SHOWN or all(isinstance(value, (int, float)) for value in different) else 1
+
+    return sorted((name for name in values if rank(name) < 3), key=rank)
+
+
 def _fields(
     store: Store,
     engine: Searcher,
@@ -212,15 +226,17 @@ def _fields(
     """What is told of each item, and which of it can be coloured by."""
     ids = engine.items.ids[rows].tolist()
     metadata, labels = store.metadata(ids), store.labels_of(ids)
-    more = [("task", task.name) for task in store.tasks()]
-    more += [("column", name) for name in store.columns() if not name.endswith("UID")][:_FIELDS]
+    told = _telling(store, metadata)
+    if not named:
+        wanted = [one for one in wanted if one[0] != "column"] + [("column", name) for name in told]
+    more = [("task", task.name) for task in store.tasks()] + [("column", name) for name in told]
     fields: list[MapField] = []
     colors: list[int] = []
     for what, name in dict.fromkeys([*wanted, *more]):
         if what == "task":
             made = MapField(name, [labels.get(i, {}).get(name) for i in ids], what, store.task(name).classes)
         elif what == "column":
-            made = MapField(name, [metadata.get(i, {}).get(name) for i in ids])
+            made = MapField(name, [metadata.get(i, {}).get(name) for i in ids], aside=name not in told[:_FIELDS])
         elif what == "source":
             made = MapField(name, [engine.items.sources[row] for row in rows.tolist()], what)
         else:

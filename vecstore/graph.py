@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _BLOCK = 4096
 """Queries in one call."""
 
+_MOST = 128
+"""Neighbours that are looked at for near-duplicates, where all of the first k are."""
+
 
 @dataclass(frozen=True, slots=True)
 class NeighborGraph:
@@ -38,6 +42,8 @@ class NeighborGraph:
         Groups of items that are at least as similar as the threshold, directly or by way of others; the largest first.
     outliers : list of (int, float)
         Items by their mean distance to their neighbours, the farthest first.
+    places : dict of int to (str, str)
+        Source and locator of the items in `duplicates` and `outliers`.
     space, metric : str
     k, commit : int
     exact : bool
@@ -56,6 +62,7 @@ class NeighborGraph:
     exact: bool
     recall: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    places: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that `scipy.sparse.load_npz` reads; `item_ids` in it are the ids of the rows.
@@ -107,7 +114,8 @@ def neighbors(
     space, metric, where : str, optional
         As of `search`; only items that fit `where` are rows, and found.
     duplicates : float
-        Similarity from which on two items are near-duplicates, up to 1. Found among the k neighbours.
+        Similarity from which on two items are near-duplicates, up to 1. Where all k neighbours of an item are, up to
+        128 are looked at.
     outliers : int
         How many are listed.
     output : path, optional
@@ -128,6 +136,7 @@ def neighbors(
         raise UsageError(
             f"k = {k}, duplicates = {duplicates}, outliers = {outliers}",
             expected="k from 1, a similarity up to 1, and a number from 0",
+            do="-k 10 --duplicates 0.99 --outliers 20",
         )
     if output is not None:
         output_file(output)  # refused before any work
@@ -145,21 +154,31 @@ def neighbors(
             )
         ids, contents = engine.items.ids[rows], engine.items.contents[rows]
         k = min(k, len(rows) - 1)
-        near, far = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float64)
+
+        def nearest(some: IntArray, count: int) -> tuple[IntArray, DoubleArray]:
+            """Rows of the nearest others of some rows, and their distances."""
+            near, far = np.empty((len(some), count), np.int64), np.empty((len(some), count), np.float64)
+            for start in range(0, len(some), _BLOCK):
+                part = slice(start, start + _BLOCK)
+                vectors = engine.vectors(opened, chosen, contents[some[part]])
+                hits = engine.find(vectors, count, may, [[int(item)] for item in ids[some[part]]])
+                near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
+                far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
+                if count == k:
+                    told.step(len(hits))
+            return near, far
+
         told.begin("items", len(rows))
-        for start in range(0, len(rows), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            vectors = engine.vectors(opened, chosen, contents[part])
-            hits = engine.find(vectors, k, may, [[int(item)] for item in ids[part]])
-            near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
-            far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
-            told.step(len(hits))
+        near, far = nearest(np.arange(len(rows)), k)
         told.end()
+        together, alone = _groups(ids, near, far, 1 - duplicates, nearest), _outliers(ids, far, outliers)
+        told_of = [*(item for group in together for item in group), *(item for item, _ in alone)]
+        places = np.searchsorted(engine.items.ids, told_of).tolist()
         found = NeighborGraph(
             ids,
             _graph(near, far),
-            _groups(ids, near, far, 1 - duplicates),
-            _outliers(ids, far, outliers),
+            together,
+            alone,
             chosen.name,
             metric,
             k,
@@ -167,6 +186,10 @@ def neighbors(
             engine.exact,
             engine.recall.to_dict() if engine.recall else None,
             list(engine.notes),
+            {
+                item: (engine.items.sources[row], engine.items.locators[row])
+                for item, row in zip(told_of, places, strict=True)
+            },
         )
     if output is not None:
         found.save(output)
@@ -180,14 +203,33 @@ def _graph(near: IntArray, far: DoubleArray) -> csr_matrix:
     return csr_matrix((far.ravel(), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
 
 
-def _groups(ids: IntArray, near: IntArray, far: DoubleArray, distance: float) -> list[list[int]]:
+def _groups(
+    ids: IntArray,
+    near: IntArray,
+    far: DoubleArray,
+    distance: float,
+    nearest: Callable[[IntArray, int], tuple[IntArray, DoubleArray]],
+) -> list[list[int]]:
+    """Items that are near each other, or joined by others that are.
+
+    Of an item whose neighbours are all near, there may be more: two bunches of a dozen alike pictures would come apart
+    at k = 10. So more are looked at, as long as the last is near.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    # A score is rounded to float32: what has the threshold's similarity is within it.
-    close = far <= distance + 1e-7
-    first = np.repeat(np.arange(len(ids)), close.sum(axis=1))
-    pairs = coo_matrix((np.ones(len(first)), (first, near[close])), shape=(len(ids), len(ids)))
+    rows, n = np.arange(len(ids)), len(ids)
+    firsts, seconds = [], []
+    while True:
+        close = far <= distance + 1e-7  # scores are float32: what has just the threshold's similarity is within it
+        firsts.append(np.repeat(rows, close.sum(axis=1)))
+        seconds.append(near[close])
+        rows, count = rows[close[:, -1]], min(4 * near.shape[1], n - 1, _MOST)
+        if not len(rows) or count <= near.shape[1]:
+            break
+        near, far = nearest(rows, count)
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    pairs = coo_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
     _, codes = connected_components(pairs, directed=False)
     order = np.argsort(codes, kind="stable")
     groups = np.split(ids[order], np.flatnonzero(np.diff(codes[order])) + 1)

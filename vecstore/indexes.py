@@ -15,7 +15,11 @@ from vecstore.neighbours import IndexState, build_index, index_folder, index_sta
 from vecstore.records import Progress
 from vecstore.store import Space, Store
 
-_UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS = {"": 1.0, "b": 1.0} | {
+    f"{letter}{end}": float(base**power)
+    for power, letter in enumerate("kmgt", 1)
+    for end, base in (("", 1000), ("b", 1000), ("ib", 1024))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +183,8 @@ def index_info(
 def parse_memory(memory: int | str | None) -> int | None:
     """Bytes of a number or a text.
 
-    >>> parse_memory("8GB"), parse_memory("512 MiB"), parse_memory(None)
-    (8000000000, 536870912, None)
+    >>> parse_memory("8GB"), parse_memory("8g"), parse_memory("512 MiB"), parse_memory(None)
+    (8000000000, 8000000000, 536870912, None)
 
     Raises
     ------

@@ -36,7 +36,7 @@ from vecstore.store.append import (
     known_items,
     sample_items,
 )
-from vecstore.store.columns import RESERVED_COLUMNS, fit
+from vecstore.store.columns import PSEUDONYMS, RESERVED_COLUMNS, fit
 
 _T = TypeVar("_T")
 COMMIT_PICTURES = 4096
@@ -476,7 +476,7 @@ class _Run:
     def _kept(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
         """Metadata as it may be stored: whoever says it, a patient's id becomes a pseudonym."""
         kept: dict[str, Value] = {name: value for name, value in metadata.items() if value is not None}
-        for name in [name for name in kept if name.strip().casefold() == "patientid"]:
+        for name in [name for name in kept if name.strip().casefold() == PSEUDONYMS]:
             kept["PatientID"] = self.store.pseudonym(str(fit(kept.pop(name), "TEXT")))
         return kept
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vecstore.files import output_file, write_file
-from vecstore.records import Hit
+from vecstore.records import Hit, Value
 from vecstore.report.learning import learning_page
+from vecstore.report.page import count
 from vecstore.report.similar import QueryCard, similar_page
 from vecstore.report.suspects import items_shown, suspects_page
 from vecstore.report.training import training_page
@@ -54,12 +55,23 @@ def write_similar_page(store: Store, result: SearchResult, path: str | os.PathLi
         facts["filter"] = result.where
     if result.kind in ("item", "picture", "several"):
         column = result.group_column or "none known"
-        facts["own group"] = f"left out ({column}): {result.excluded} items" if result.excluded else "nothing left out"
+        own = f"left out ({column}): {count(result.excluded, 'item')}"
+        facts["own group"] = own if result.excluded else "nothing left out"
+    if result.predict:
+        facts["predicted"] = f"by the newest model of {result.predict}"
     if result.notes:
         facts["notes"] = "; ".join(result.notes)
     name = Path(result.query).name if result.kind == "picture" else result.query
-    card = QueryCard(name, _KINDS[result.kind], result.thumbnail)
-    page = similar_page(card, [_shown(hit) for hit in result.hits], _thumbnails(store, result.hits), facts)
+    asked = [] if result.item is None else [result.item]
+    labels, metadata = store.labels_of(asked), store.metadata(asked)
+    item = result.item or 0
+    card = QueryCard(name, _KINDS[result.kind], result.thumbnail, labels.get(item, {}), _shown(metadata.get(item, {})))
+    page = similar_page(
+        card,
+        [replace(hit, metadata=_shown(hit.metadata)) for hit in result.hits],
+        _thumbnails(store, result.hits),
+        facts,
+    )
     write_file(target, page.encode())
 
 
@@ -74,10 +86,9 @@ def _search_told(result: SearchResult) -> str:
 _SHOWN_FIELDS = 10
 
 
-def _shown(hit: Hit) -> Hit:
-    """A hit with the first few of its metadata; unique identifiers say nothing to a reader."""
-    told = {name: value for name, value in hit.metadata.items() if not name.endswith("UID")}
-    return replace(hit, metadata=dict(islice(told.items(), _SHOWN_FIELDS)))
+def _shown(metadata: Mapping[str, Value]) -> dict[str, Value]:
+    """The first few of metadata; unique identifiers say nothing to a reader."""
+    return dict(islice(((name, value) for name, value in metadata.items() if not name.endswith("UID")), _SHOWN_FIELDS))
 
 
 def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]) -> None:

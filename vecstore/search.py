@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.dataset import Groups, group_codes
-from vecstore.embedding import embed_new, pictures_opened
+from vecstore.dataset.groups import numbered
+from vecstore.embedding import NewPicture, embed_new, pictures_opened
 from vecstore.encoders import open_encoder
-from vecstore.errors import Ambiguous, DataError, NotFound, PictureError, SpaceMismatch, UsageError
+from vecstore.errors import Ambiguous, ArchiveError, DataError, NotFound, PictureError, SpaceMismatch, UsageError
 from vecstore.index.metric import DEFAULT_METRIC
 from vecstore.neighbours import Neighbour, Searcher, searcher
 from vecstore.records import BoolArray, DoubleArray, FloatArray, Hit, IntArray
+from vecstore.sources import open_source
 from vecstore.store import Items, Space, Store
 
 DEFAULT_K = 10
@@ -60,6 +62,10 @@ class SearchResult:
         What similarity is the cosine of.
     recall : dict or None
         Of an approximate index: "value" with "low" and "high", as measured when it was built.
+    item : int or None
+        The query, where it is an item.
+    predict : str or None
+        Whose newest probe's predictions the hits have.
     """
 
     hits: list[Hit]
@@ -78,6 +84,8 @@ class SearchResult:
     thumbnail: bytes | None = None
     metric: str = "cosine"
     recall: dict[str, Any] | None = None
+    item: int | None = None
+    predict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,8 @@ class _Query:
     vector: FloatArray
     own: list[int]
     thumbnail: bytes | None = None
+    first: int | None = None
+    """The item whose picture is that of the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class _Wish:
 
     k: int | None
     where: str | None
-    ids: Sequence[int] | IntArray | None
+    ids: IntArray | None
     group: str | None
     include_own: bool
     by: str | None
@@ -115,7 +125,7 @@ def search(
     like: Sequence[Query] = (),
     unlike: Sequence[Query] = (),
     where: str | None = None,
-    ids: Sequence[int] | IntArray | None = None,
+    ids: Iterable[int] | IntArray | None = None,
     space: str | None = None,
     metric: str = DEFAULT_METRIC,
     group: str | None = None,
@@ -146,7 +156,7 @@ def search(
         the latter is searched for.
     where : str, optional
         A SQLite expression over the metadata columns and tasks.
-    ids : sequence of int or ndarray of shape (m,), int64, optional
+    ids : iterable of int or ndarray of shape (m,), int64, optional
         Only these items.
     space : str, optional
         Needed where the store has several.
@@ -157,7 +167,8 @@ def search(
     include_own : bool
         Also find the query's own item and group, which are left out otherwise.
     by : str, optional
-        Column of which every value is found once, by its most similar item: the ten most similar patients.
+        Column of which every value is found once, by its most similar item: the ten most similar patients. Items
+        without a value count for themselves.
     unique : bool
         Of identical pictures only the first.
     farthest : bool
@@ -183,14 +194,14 @@ def search(
     several = isinstance(query, (list, tuple))
     wanted: list[Query] = [] if query is None else [*query] if several else [query]  # type: ignore[misc,list-item]
     positive = [*wanted, *like]
-    if bool(positive) == (text is not None):
+    if bool(positive) == bool((text or "").strip()):
         raise UsageError("a search needs one query", expected="an item id, a picture, a vector file, or --text")
-    wish = _Wish(k, where, ids, group, include_own, by, unique, farthest, diverse, predict, thumbnails)
+    wish = _Wish(k, where, _checked_ids(ids), group, include_own, by, unique, farthest, diverse, predict, thumbnails)
     with _handle(store) as opened:
         read = pictures_opened()
         chosen = opened.refresh().space(space)
         engine = searcher(opened, chosen, metric)
-        _check(wish, engine.items)
+        _check(wish, opened, engine.items)
         tools = (encoder, weights, device)
         if text is not None and metric != "cosine":
             raise UsageError(
@@ -200,9 +211,10 @@ def search(
             )
         if text is not None:
             asked = [_by_text(chosen, text, *tools)]
+            negative = _resolved(opened, chosen, engine, list(unlike), *tools)
         else:
-            asked = _resolved(opened, chosen, engine, positive, *tools)
-        negative = _resolved(opened, chosen, engine, list(unlike), *tools)
+            asked = _resolved(opened, chosen, engine, [*positive, *unlike], *tools)
+            asked, negative = asked[: len(positive)], asked[len(positive) :]
         one = asked[0] if len(asked) == 1 and not negative else _combined(asked, negative)
         return _answers(opened, chosen, engine, [one], wish, read)[0]
 
@@ -213,7 +225,7 @@ def search_many(
     k: int | None = None,
     *,
     where: str | None = None,
-    ids: Sequence[int] | IntArray | None = None,
+    ids: Iterable[int] | IntArray | None = None,
     space: str | None = None,
     metric: str = DEFAULT_METRIC,
     group: str | None = None,
@@ -247,13 +259,14 @@ def search_many(
     ------
     NotFound, Ambiguous, UsageError, DataError, PredicateRefused, PictureError, SpaceMismatch
     """
+    ids = _checked_ids(ids)
     wish = _Wish(k, where, ids, group, include_own, by, unique, farthest, diverse, predict, thumbnails=False)
     with _handle(store) as opened:
         read = pictures_opened()
         chosen = opened.refresh().space(space)
         engine = searcher(opened, chosen, metric)
-        _check(wish, engine.items)
-        asked = _resolved(opened, chosen, engine, _listed(queries, chosen), encoder, weights, device)
+        _check(wish, opened, engine.items)
+        asked = _resolved(opened, chosen, engine, _listed(queries, chosen), encoder, weights, device, many=True)
         return _answers(opened, chosen, engine, asked, wish, read)
 
 
@@ -267,8 +280,10 @@ def _handle(store: Store | str | os.PathLike[str]) -> Iterator[Store]:
         yield opened
 
 
-def _check(wish: _Wish, items: Items) -> None:
+def _check(wish: _Wish, store: Store, items: Items) -> None:
     _checked_k(wish.k, items)
+    if wish.group not in (None, "none"):
+        store.column_name(wish.group)  # of a query without a group nobody would notice that there is none
     if not 0 <= wish.diverse < 1:
         raise UsageError(f"diverse {wish.diverse}", expected="from 0 to below 1", do="--diverse 0.5")
     if wish.diverse and wish.farthest:
@@ -292,7 +307,7 @@ def _answers(
         allowed = some if allowed is None else allowed & some
     grouped = [_own(store, engine, query.own, wish) for query in asked]
     own = [excluded for _, excluded in grouped]
-    once_per = [_grouped(store, engine, wish.by).codes] if wish.by is not None else []
+    once_per = [_values(store, engine, wish.by)] if wish.by is not None else []
     once_per += [items.contents] if wish.unique else []
     pool = min(len(items), max(_POOL * k, 50)) if wish.diverse else k
     vectors = np.stack([query.vector for query in asked]) if asked else np.empty((0, space.dim), np.float32)
@@ -322,15 +337,17 @@ def _answers(
                 _thumbnail(store, query) if wish.thumbnails else query.thumbnail,
                 engine.metric.name,
                 engine.recall.to_dict() if engine.recall else None,
+                query.first if query.kind == "item" else None,
+                wish.predict,
             )
         )
     return results
 
 
 def _thumbnail(store: Store, query: _Query) -> bytes | None:
-    if query.thumbnail is not None or not query.own:
+    if query.thumbnail is not None or query.first is None:
         return query.thumbnail
-    digest = store.hashes_of(query.own)[query.own[0]]
+    digest = store.hashes_of([query.first])[query.first]
     return store.thumbnails.get([digest]).get(digest)
 
 
@@ -366,13 +383,14 @@ def _combined(positive: Sequence[_Query], negative: Sequence[_Query]) -> _Query:
     names = [query.name for query in positive] + [f"not {query.name}" for query in negative]
     own = sorted({item for query in (*positive, *negative) for item in query.own})
     name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return _Query(name, "several", (wanted / length).astype(np.float32), own, positive[0].thumbnail)
+    first = positive[0]
+    return _Query(name, "several", (wanted / length).astype(np.float32), own, first.thumbnail, first.first)
 
 
 def _checked_k(k: int | None, items: Items) -> int:
     """How many hits are asked for: only a number that was given is refused for being too large."""
-    if k is not None and k < 1:
-        raise UsageError(f"k = {k}", expected="at least 1", do="-k 10")
+    if k is not None and (isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1):
+        raise UsageError(f"k = {k!r}", expected="a whole number, at least 1", do="-k 10")
     if not len(items):
         raise DataError(
             "the store has no items", expected="at least one", do="run: vecstore ingest ARCHIVE --store STORE"
@@ -383,7 +401,24 @@ def _checked_k(k: int | None, items: Items) -> int:
         raise UsageError(
             f"k = {k} is more than the {len(items)} items of the store", expected=f"1 to {len(items)}", do="-k N"
         )
-    return k
+    return int(k)
+
+
+def _checked_ids(ids: Iterable[int] | IntArray | None) -> IntArray | None:
+    """Item ids as an array: what NumPy would make other ids of (a mask, fractions) is refused."""
+    if ids is None:
+        return None
+    given = ids if isinstance(ids, np.ndarray) else list(ids)
+    array = np.asarray(given)
+    if array.size and array.dtype.kind not in "iu":
+        if not all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) for one in given):
+            raise UsageError(
+                f"ids of type {array.dtype}",
+                expected="item ids, whole numbers",
+                do="of a mask: store.items().ids[mask]",
+            )
+        array = np.array([one for one in given if -1 < int(one) < 1 << 63], np.int64)  # no item has the others
+    return array.astype(np.int64).ravel()
 
 
 def _listed(
@@ -394,7 +429,7 @@ def _listed(
         path = Path(queries)
         if path.suffix.lower() != ".npy":
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(
                     f"{path}: {error}", expected="a .npy file, or a text file with a query on each line"
@@ -420,13 +455,19 @@ def _resolved(
     encoder: str | None,
     weights: str | os.PathLike[str] | None,
     device: str | None,
+    *,
+    many: bool = False,
 ) -> list[_Query]:
-    """What queries mean: a vector, an item id, a file, or a locator, in this order; items are read in one go."""
+    """What queries mean: a vector, an item id, a file, or a locator, in this order.
+
+    Items are read in one go, and pictures embedded in one. Of many, vectors have their number (from 0) as a name.
+    """
     items = engine.items
-    found: list[_Query | int] = []
-    for query in queries:
+    found: list[_Query | int | Path] = []
+    for place, query in enumerate(queries):
         if isinstance(query, np.ndarray):
-            found.append(_Query("a vector", "vector", _unit(query, space), []))
+            name = f"vector {place}" if many else "a vector"
+            found.append(_Query(name, "vector", _unit(query, space, f"vector {place}" if many else ""), []))
             continue
         if isinstance(query, (int, np.integer)) or (
             isinstance(query, str) and query.isascii() and query.isdigit() and not _is_file(Path(query))
@@ -437,32 +478,42 @@ def _resolved(
         if not _is_file(path):
             found.append(_row_of_locator(engine, str(query)))
         elif path.suffix.lower() == ".npy":
-            found.append(_Query(path.name, "vector", _unit(_loaded(path), space), []))
+            found.append(_Query(path.name, "vector", _unit(_loaded(path), space, path.name if many else ""), []))
         else:
-            found.append(_by_picture(store, space, items, path, encoder, weights, device))
+            found.append(path)
     rows = np.array([row for row in found if isinstance(row, int)], np.int64)
     vectors = iter(engine.vectors(store, space, items.contents[rows]))
-    return [
-        _Query(f"{items.sources[one]}: {items.locators[one]}", "item", next(vectors), [int(items.ids[one])])
-        if isinstance(one, int)
-        else one
-        for one in found
-    ]
+    paths = list(dict.fromkeys(one for one in found if isinstance(one, Path)))
+    pictures = _by_pictures(store, space, engine, paths, encoder, weights, device) if paths else {}
+    resolved = []
+    for one in found:
+        if isinstance(one, int):
+            item = int(items.ids[one])
+            name = f"{items.sources[one]}: {items.locators[one]}"
+            resolved.append(_Query(name, "item", next(vectors), [item], first=item))
+        else:
+            resolved.append(pictures[one] if isinstance(one, Path) else one)
+    return resolved
 
 
 def _row_of_locator(engine: Searcher, query: str) -> int:
     """The item with a locator, or one that ends in it where that names one item."""
-    items, asked = engine.items, query.replace("\\", "/")
+    items, asked = engine.items, query.replace("\\", "/").replace("!", "/")
 
-    def by_locator() -> dict[str, list[int]]:
+    def by_name() -> dict[str, list[int]]:
         rows: dict[str, list[int]] = {}
         for row, locator in enumerate(items.locators):
-            rows.setdefault(locator, []).append(row)
+            name = locator.replace("!", "/").rpartition("/")[2]
+            rows.setdefault(name, []).append(row)
+            if "#" in name:  # a frame: it may be asked for without its number
+                rows.setdefault(name.rpartition("#")[0], []).append(row)
         return rows
 
-    rows = engine.once("by locator", by_locator).get(asked)
-    if not rows:
-        rows = [row for row, locator in enumerate(items.locators) if locator.replace("!", "/").endswith(f"/{asked}")]
+    named = engine.once("by name", by_name).get(asked.rpartition("/")[2], [])
+    known = {row: items.locators[row].replace("!", "/") for row in named}
+    rows = [row for row, locator in known.items() if locator == asked]
+    rows = rows or [row for row, locator in known.items() if f"/{locator}".endswith(f"/{asked}")]
+    rows = rows or [row for row, locator in known.items() if f"/{locator.rpartition('#')[0]}".endswith(f"/{asked}")]
     if len(rows) == 1:
         return int(rows[0])
     if rows:
@@ -505,27 +556,48 @@ def _row_of_item(store: Store, items: Items, item: int) -> int:
     return row
 
 
-def _by_picture(
+def _by_pictures(
     store: Store,
     space: Space,
-    items: Items,
-    path: Path,
+    engine: Searcher,
+    paths: Sequence[Path],
     encoder: str | None,
     weights: str | os.PathLike[str] | None,
     device: str | None,
-) -> _Query:
-    """A picture is embedded; where the store has the same pixels, those items are the query itself."""
+) -> dict[Path, _Query]:
+    """Pictures are embedded; where the store has the same pixels, those items are the query itself."""
+    for path in paths:
+        with suppress(ArchiveError):  # what is no archive either is refused below, with its reason
+            kind = open_source(path).kind
+            if kind != "file":
+                raise PictureError(
+                    f"{path} is no picture, but a {kind}", expected="one picture", do="give one of its pictures"
+                )
     opened = open_encoder(encoder or space.passport.encoder, weights=weights, device=device)
     _check_fingerprint(space, opened.passport.fingerprint, opened.passport.encoder)
-    picture = next(embed_new(opened, store.rule, [path]), None)
-    if picture is None or picture.vector is None:
-        raise PictureError(
-            f"{path}: {picture.reason if picture else 'no picture in it'}", expected="a picture", do="try another file"
-        )
-    own = items.ids[np.isin(items.contents, store.contents_of([picture.hash]))].tolist()
-    # As a shard holds it: a picture of the store finds what its item finds.
-    vector = picture.vector.astype(np.float16).astype(np.float32)
-    return _Query(str(path), "picture", vector, own, picture.thumbnail)
+    found: dict[str, NewPicture] = {}
+    for one in embed_new(opened, store.rule, paths):
+        # Of several frames, which have a number behind the name, the first.
+        found.setdefault(one.name if Path(one.name) in paths else one.name.rpartition("#")[0], one)
+    items = engine.items
+    order = engine.once("content order", lambda: np.argsort(items.contents, kind="stable"))
+    ordered = engine.once("contents in order", lambda: items.contents[order])
+    made = {}
+    for path in paths:
+        picture = found.get(os.fspath(path))
+        if picture is None or picture.vector is None:
+            raise PictureError(
+                f"{path}: {picture.reason if picture else 'no picture in it'}",
+                expected="a picture",
+                do="try another file",
+            )
+        contents = store.contents_of([picture.hash])
+        first, last = np.searchsorted(ordered, contents), np.searchsorted(ordered, contents, "right")
+        own = sorted(int(item) for a, b in zip(first, last, strict=True) for item in items.ids[order[a:b]])
+        # As a shard holds it: a picture of the store finds what its item finds.
+        vector = picture.vector.astype(np.float16).astype(np.float32)
+        made[path] = _Query(picture.name, "picture", vector, own, picture.thumbnail)
+    return made
 
 
 def _by_text(
@@ -546,13 +618,20 @@ def _check_fingerprint(space: Space, fingerprint: bytes, name: str) -> None:
         )
 
 
-def _unit(vector: FloatArray, space: Space) -> FloatArray:
-    shape = np.shape(vector)
-    flat = np.asarray(vector, np.float64).reshape(-1)
-    length = float(np.linalg.norm(flat)) if np.isfinite(flat).all() else 0.0
-    if shape not in ((space.dim,), (1, space.dim)) or length == 0.0:
+def _unit(vector: FloatArray, space: Space, name: str = "") -> FloatArray:
+    """A query vector as float32 of unit length; `name` says in an error which of many it is."""
+    shape, length = np.shape(vector), 0.0
+    flat: DoubleArray = np.zeros(1)
+    if np.asarray(vector).dtype.kind in "fiu":
+        flat = np.asarray(vector, np.float64).reshape(-1)
+        most = float(np.abs(flat).max(initial=0.0))  # by which squares neither overflow nor vanish
+        if 0 < most < np.inf:
+            flat = flat / most
+            length = float(np.linalg.norm(flat))
+    if shape not in ((space.dim,), (1, space.dim)) or not length:
         raise SpaceMismatch(
-            f"the query vector has shape {shape}" + ("" if length else ", and is not finite or has no length"),
+            f"{name or 'the query vector'} has shape {shape}"
+            + ("" if length else ", and is not finite or has no length"),
             expected=f"({space.dim},), finite: the space {space.name}",
             do="make it with the space's encoder",
         )
@@ -563,6 +642,25 @@ def _unit(vector: FloatArray, space: Space) -> FloatArray:
 def _grouped(store: Store, engine: Searcher, group: str | None) -> Groups:
     grouped: Groups = engine.once(("groups", group), lambda: group_codes(store, engine.items, group))
     return grouped
+
+
+def _values(store: Store, engine: Searcher, column: str) -> IntArray:
+    """Numbers of a column's values: unlike groups, two that share a picture stay two. Without a value, each for itself.
+
+    Frames of a file without a value are together.
+    """
+
+    def number() -> IntArray:
+        items, rule = engine.items, store.rule
+        values = store.column(column, items.ids)
+        whole = rule.frames == "all"
+        return numbered(
+            ("value", values[item]) if item in values else ("file", source, rule.file_of(locator)) if whole else None
+            for item, source, locator in zip(items.ids.tolist(), items.sources, items.locators, strict=True)
+        )
+
+    codes: IntArray = engine.once(("values", column), number)
+    return codes
 
 
 def _own(store: Store, engine: Searcher, own: Sequence[int], wish: _Wish) -> tuple[str | None, IntArray]:
@@ -613,6 +711,8 @@ def _predictions(
 
     probe = load(store, task)
     probe.check(space.fingerprint, f"the space {space.name}")
+    if not len(ids):
+        return {}
     rows = np.searchsorted(items.ids, np.asarray(ids, np.int64))
     values = probe.predict_proba(store.vectors(space, items.contents[rows]))
     classes = probe.record.classes

@@ -123,6 +123,12 @@ def search_eval(
         check_metric(name)
     with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
         data = dataset(opened, task, space=space, group=group, where=where)
+        if k >= len(data):
+            raise UsageError(
+                f"k = {k} of {len(data)} labelled items, of which one is the query",
+                expected=f"1 to {len(data) - 1}",
+                do="-k N",
+            )
         notes = list(data.notes)
         asked = np.arange(len(data))
         if len(asked) > max_queries:

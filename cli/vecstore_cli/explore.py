@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vecstore_cli._shared import (
+    at_option,
     command,
     echo_facts,
     echo_json,
@@ -23,14 +24,15 @@ from vecstore_cli.indexing import metric_option
 @click.option("--count", type=int, metavar="N", help="How many [chosen by their silhouettes].")
 @space_option
 @metric_option
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option("--task", metavar="NAME", help="Say which classes of a task the clusters hold.")
 @click.option("--examples", type=int, default=5, show_default=True, help="Central items shown of each cluster.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random samples and first centres.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write the cluster of every item as CSV.")
+@at_option
 @json_option
 @command
-def clusters(store: str, as_json: bool, **options: Any) -> None:
+def clusters(store: str, at: int | None, as_json: bool, **options: Any) -> None:
     """Divide items into clusters by their vectors: what an unlabelled archive consists of.
 
     Without --count it is the number with the best silhouette, if that is at least 0.5; else the most with half of it.
@@ -42,8 +44,10 @@ def clusters(store: str, as_json: bool, **options: Any) -> None:
       vecstore clusters chest.vecs --count 6 --task pneumonia --output clusters.csv
     """
     from vecstore.clusters import clusters as run
+    from vecstore.store import Store
 
-    found = run(store, **options)
+    with Store(store, at) as opened:
+        found = run(opened, **options)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
@@ -54,6 +58,7 @@ def clusters(store: str, as_json: bool, **options: Any) -> None:
                 "count": len(found.clusters),
                 "space": found.space,
                 "metric": found.metric,
+                "commit": found.commit,
                 "silhouettes": found.silhouettes,
                 "clusters": [
                     {
@@ -71,6 +76,7 @@ def clusters(store: str, as_json: bool, **options: Any) -> None:
                 "chance": found.chance,
                 "mutual_information": found.mutual_information,
                 "output": options["output"],
+                "notes": found.notes,
             }
         )
         return
@@ -102,12 +108,13 @@ def clusters(store: str, as_json: bool, **options: Any) -> None:
 @click.option(
     "--color", multiple=True, metavar="COLUMN|task:NAME", help="What to colour by; repeatable [labels and columns]."
 )
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option("--limit", type=int, default=2000, show_default=True, help="Of more items, a random sample is shown.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that sample, and of UMAP.")
+@at_option
 @json_option
 @command
-def map(store: str, output: str, color: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def map(store: str, output: str, color: tuple[str, ...], at: int | None, as_json: bool, **options: Any) -> None:
     """Draw all items as one HTML page, alike ones near each other; hover to see the pictures.
 
     Colour by a column, a task's labels (task:NAME), source, or cluster (of `vecstore clusters`). UMAP needs the package
@@ -118,8 +125,10 @@ def map(store: str, output: str, color: tuple[str, ...], as_json: bool, **option
       vecstore map chest.vecs map.html --color task:pneumonia --color age --where "age >= 60"
     """
     from vecstore.embedding_map import embedding_map
+    from vecstore.store import Store
 
-    found = embedding_map(store, output, color=color, **options)
+    with Store(store, at) as opened:
+        found = embedding_map(opened, output, color=color, **options)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
@@ -131,9 +140,11 @@ def map(store: str, output: str, color: tuple[str, ...], as_json: bool, **option
                 "method": found.method,
                 "explained": found.explained,
                 "space": found.space,
+                "commit": found.commit,
                 "colors": found.colors,
                 "thumbnails": found.thumbnails,
                 "bytes": found.bytes,
+                "notes": found.notes,
             }
         )
         return

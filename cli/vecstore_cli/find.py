@@ -25,12 +25,14 @@ from vecstore_cli.indexing import metric_option
 @click.command()
 @store_argument
 @click.argument("query", nargs=-1)
-@click.option("--queries", type=click.Path(), metavar="FILE", help="Many: a .npy matrix, or a text with one a line.")
+@click.option(
+    "--queries", type=click.Path(), metavar="FILE", help="Many: a .npy matrix, or a text with one on each line."
+)
 @click.option("--text", metavar="TEXT", help="Describe what is looked for, in a CLIP space.")
 @click.option("--like", multiple=True, metavar="QUERY", help="A further example of what is looked for; repeatable.")
 @click.option("--unlike", multiple=True, metavar="QUERY", help="An example of what is not looked for; repeatable.")
 @click.option("-k", "k", type=int, help="How many [10, or as many as there are].")
-@click.option("--where", metavar="SQL", help="An expression over the item columns: \"sex = 'F' and age >= 60\".")
+@click.option("--where", metavar="SQL", help="An expression over item columns and tasks: \"age >= 60 and dx = 'mel'\".")
 @click.option("--ids", metavar="ID,ID|FILE", help="Only these items: their ids, or a file with one on each line.")
 @space_option
 @metric_option
@@ -66,12 +68,14 @@ def search(
 ) -> None:
     """Find cases similar to QUERY: a picture, an item's id or locator, or a .npy file with a vector.
 
-    Several are averaged. The query's own item and group (patient …) are left out.
+    Several are averaged. The query's own item and group (patient …) are left out. --queries answers each of many by
+    itself; query_index says in --json and --csv which of them, from 0.
 
     \b
       vecstore search chest.vecs query.png -k 10 --where "sex = 'F' and age >= 60"
       vecstore search chest.vecs 17 --html similar.html
       vecstore search chest.vecs 17 --unlike 23 --by patient_id --diverse 0.3
+      vecstore search chest.vecs --queries queries.txt -k 5 --json
     """
     from vecstore.errors import UsageError
     from vecstore.files import output_file
@@ -88,6 +92,8 @@ def search(
             expected="no QUERY, --text, --like, --unlike or --html beside it",
             do="put them on lines of the file",
         )
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", expected="one of them")
     with Store(store, at) as opened:
         if queries is not None:
             results = search_many(opened, queries, **wish)
@@ -101,18 +107,24 @@ def search(
     for note in dict.fromkeys(note for result in results for note in result.notes):
         click.echo(f"note: {note}", err=True)
     rows = [
-        ({"query": result.query} if queries is not None else {}) | asdict(hit)
-        for result in results
+        ({"query_index": place, "query": result.query} if queries is not None else {})
+        | asdict(hit)
+        | {"exact": result.exact, "recall": result.recall}
+        for place, result in enumerate(results)
         for hit in result.hits
     ]
-    names = (["query"] if queries is not None else []) + ["rank", "item_id", "score", "source", "locator"]
+    names = ["rank", "item_id", "score", "source", "locator"]
     if as_json:
         for row in rows:
             echo_json(row)
     elif as_csv:
-        _write_csv(rows, names)
+        columns, cells = _flat(rows, ["query_index", "query", *names] if queries is not None else names)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row.get(name, "") for name in columns] for row in cells)
     else:
-        echo_table([row | row["labels"] | row["predictions"] for row in rows], [*names, *_tasks(rows), *_classes(rows)])
+        columns, cells = _flat(rows, ["query", *names] if queries is not None else names, metadata=False)
+        echo_table(cells, columns)
     if not as_json and not as_csv:
         for result in results if queries is None else []:
             own = f"; {result.excluded} of its own group left out" if result.excluded else ""
@@ -123,46 +135,51 @@ def search(
         told = results[0].recall
         click.echo(
             f"approximate: {told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}] of the exact hits are found;"
-            " all of them after: vecstore index build STORE --kind exact",
+            f" all of them after: vecstore index build {store} --kind exact",
             err=True,
         )
 
 
 def _ids(text: str) -> list[int]:
-    """Item ids from `1,2,3` or a file with one on each line."""
+    """Item ids from `1,2,3` or a file with them, between commas or on lines."""
     from pathlib import Path
 
     from vecstore.errors import UsageError
 
     path = Path(text)
     try:
-        parts = path.read_text(encoding="utf-8").split() if path.is_file() else text.split(",")
-        return [int(part) for part in parts if part.strip()]
+        told = path.read_text(encoding="utf-8-sig") if path.is_file() else text
+        return [int(part) for part in told.replace(",", " ").split()]
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--ids {text}: {error}", expected="ids with commas between, or a file with one on each line"
         ) from error
 
 
-def _write_csv(rows: list[dict[str, Any]], names: list[str]) -> None:
-    columns = sorted({name for row in rows for name in row["metadata"]})
-    tasks, classes = _tasks(rows), _classes(rows)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    taken = {name.casefold() for name in (*names, *columns)}
-    labels = [f"label_{task}" if task.casefold() in taken else task for task in tasks]
-    writer.writerow([*names, *columns, *labels, *(f"p_{name}" for name in classes)])
+def _flat(
+    rows: list[dict[str, Any]], names: list[str], metadata: bool = True
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Rows with a column for each metadata column, task and class, none of which takes the place of another."""
+    columns = list(names)
+    taken = {name.casefold() for name in names}
+
+    def added(name: str, other: str) -> str:
+        name = other if name.casefold() in taken else name
+        taken.add(name.casefold())
+        columns.append(name)
+        return name
+
+    known = sorted({name for row in rows for name in row["metadata"]}) if metadata else []
+    tasks = sorted({name for row in rows for name in row["labels"]})
+    classes = list(dict.fromkeys(name for row in rows for name in row["predictions"]))
+    places = [("metadata", name, added(name, f"column_{name}")) for name in known]
+    places += [("labels", name, added(name, f"label_{name}")) for name in tasks]
+    places += [("predictions", name, added(f"p_{name}", f"probability_{name}")) for name in classes]
+    flat = []
     for row in rows:
-        cells = [row["metadata"].get(name, "") for name in columns] + [row["labels"].get(name, "") for name in tasks]
-        cells += [row["predictions"].get(name, "") for name in classes]
-        writer.writerow([*(row[name] for name in names), *cells])
-
-
-def _classes(rows: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row["predictions"]))
-
-
-def _tasks(rows: list[dict[str, Any]]) -> list[str]:
-    return sorted({name for row in rows for name in row["labels"]})
+        cells = {name: row[name] for name in names}
+        flat.append(cells | {column: row[what][name] for what, name, column in places if name in row[what]})
+    return columns, flat
 
 
 @click.command()

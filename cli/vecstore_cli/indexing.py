@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vecstore_cli._shared import (
+    at_option,
     command,
     echo_facts,
     echo_json,
@@ -57,8 +58,14 @@ def build(
 ) -> None:
     """Choose an index, build it, and measure what it finds.
 
+    exact compares all vectors; coded finds candidates by short codes, scored exactly then; cells does so in the parts
+    of the space near the query, for millions. What does not reach --recall is not kept. An index serves searches of its
+    own --metric.
+
     \b
-      vecstore index build chest.vecs --recall 0.99
+      vecstore index build chest.vecs
+      vecstore index build chest.vecs --recall 0.999 --memory 2GB
+      vecstore index build chest.vecs --metric standard
     """
     from vecstore.indexes import index_build
 
@@ -139,12 +146,13 @@ def _show(found: Any, as_json: bool) -> None:
 @click.option("--metric", metavar="cosine|standard|whitened", help="Only this one; all of them side by side otherwise.")
 @space_option
 @click.option("--group", metavar="COLUMN", help="Column whose value keeps a query's own group out; none: no groups.")
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option("--max-queries", type=int, default=2000, show_default=True, help="Of more items, a random sample asks.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that sample.")
+@at_option
 @json_option
 @command
-def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
+def search_eval(store: str, task: str, at: int | None, as_json: bool, **options: Any) -> None:
     """Judge similar cases by labels: is what is found of the query's class?
 
     Every labelled item is a query, and its own group is never found. Beside each measure stands what a random ranking
@@ -156,8 +164,10 @@ def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
     from dataclasses import asdict
 
     from vecstore.search_eval import search_eval as run
+    from vecstore.store import Store
 
-    result = run(store, task, **options)
+    with Store(store, at) as opened:
+        result = run(opened, task, **options)
     if as_json:
         echo_json(asdict(result))
         return
@@ -166,11 +176,11 @@ def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
     rows = []
     for quality in result.metrics:
         for name, value in quality.values.items():
-            at = f"@{result.k}" if name != "map" else ""
+            place = f"@{result.k}" if name != "map" else ""
             rows.append(
                 {
                     "metric": quality.metric,
-                    "measure": f"{name}{at}",
+                    "measure": f"{name}{place}",
                     "all": value,
                     "95 %": f"{quality.low[name]:.3f} to {quality.high[name]:.3f}",
                     "random": quality.random[name],
@@ -188,23 +198,39 @@ def search_eval(store: str, task: str, as_json: bool, **options: Any) -> None:
 @click.option("-k", "k", type=int, default=10, show_default=True, help="Neighbours of each item.")
 @space_option
 @metric_option
-@click.option("--where", metavar="SQL", help="Only items that fit an expression over the item columns.")
+@click.option("--where", metavar="SQL", help="Only items that fit an expression over item columns and tasks.")
 @click.option(
-    "--duplicates", type=float, default=0.99, show_default=True, help="Similarity from which on items are duplicates."
+    "--duplicates",
+    type=float,
+    default=0.99,
+    show_default=True,
+    help="Similarity from which on two are near-duplicates.",
 )
 @click.option("--outliers", type=int, default=20, show_default=True, help="How many outliers are listed.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write the graph, for scipy.sparse.load_npz.")
+@at_option
 @json_option
 @command
-def neighbors(store: str, as_json: bool, **options: Any) -> None:
+def neighbors(store: str, at: int | None, as_json: bool, **options: Any) -> None:
     """Find the nearest neighbours of every item: near-duplicates, outliers, and the graph for other tools.
+
+    The graph is a CSR matrix of distances (1 - cosine), as scipy.sparse.load_npz reads it; item_ids in the same file
+    are the ids of its rows.
 
     \b
       vecstore neighbors chest.vecs --output graph.npz
+      vecstore neighbors chest.vecs --duplicates 0.98 --where "age >= 60"
     """
     from vecstore.graph import neighbors as run
+    from vecstore.store import Store
 
-    found = run(store, **options, progress=progress(as_json))
+    with Store(store, at) as opened:
+        found = run(opened, **options, progress=progress(as_json))
+
+    def told(item: int) -> dict[str, Any]:
+        source, locator = found.places[item]
+        return {"item_id": item, "source": source, "locator": locator}
+
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
@@ -216,9 +242,11 @@ def neighbors(store: str, as_json: bool, **options: Any) -> None:
                 "metric": found.metric,
                 "exact": found.exact,
                 "recall": found.recall,
-                "duplicates": found.duplicates,
-                "outliers": [{"item_id": item, "distance": distance} for item, distance in found.outliers],
+                "commit": found.commit,
+                "duplicates": [[told(item) for item in group] for group in found.duplicates],
+                "outliers": [told(item) | {"distance": distance} for item, distance in found.outliers],
                 "output": options["output"],
+                "notes": found.notes,
             }
         )
         return
@@ -230,9 +258,23 @@ def neighbors(store: str, as_json: bool, **options: Any) -> None:
             ("graph", options["output"]),
         ]
     )
-    for group in found.duplicates[:20]:
-        click.echo(f"together: {' '.join(map(str, group[:20]))}{' …' if len(group) > 20 else ''}")
-    echo_table([{"outlier": item, "mean distance": distance} for item, distance in found.outliers])
+    near = [
+        {"near-duplicates": number} | told(item)
+        for number, group in enumerate(found.duplicates[:_GROUPS], 1)
+        for item in group[:_MEMBERS]
+    ]
+    alone = [{"outlier": rank} | told(item) | {"distance": far} for rank, (item, far) in enumerate(found.outliers, 1)]
+    for rows in (near, alone):
+        if rows:
+            click.echo()
+        echo_table(rows)
+    shown = len(near)
+    if shown < together:
+        click.echo(f"{shown} of {together} near-duplicates are listed; all of them: --json", err=True)
+
+
+_GROUPS, _MEMBERS = 20, 20
+"""Near-duplicates that a person is shown; JSON has all of them."""
 
 
 def _difference(told: list[float] | None) -> str:

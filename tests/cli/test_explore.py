@@ -37,7 +37,7 @@ def test_clusters_are_one_object_and_a_file(vecstore: Call, place: Path, tmp_pat
     done = vecstore("clusters", place / "chest.vecs", "--count", 2, "--output", output, "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
-    names = "items count space metric silhouettes clusters task purity chance mutual_information output"
+    names = "items count space metric silhouettes clusters task purity chance mutual_information output commit notes"
     assert set(told) == set(names.split())
     assert (told["items"], told["count"], told["task"], told["output"]) == (60, 2, None, str(output))
     assert list(told["clusters"][0]) == ["cluster", "size", "examples", "labelled", "label", "purity"]
@@ -53,7 +53,7 @@ def test_a_map_says_where_it_is_and_how_large(vecstore: Call, place: Path, tmp_p
     assert re.fullmatch(rf"{re.escape(str(page))}: 20 of 60 items, 20 thumbnails, \d+\.\d MB\n", done.stdout)
     assert "pictures of patients" in done.stderr
     told = json.loads(vecstore("map", place / "chest.vecs", page, "--json").stdout)
-    assert set(told) == set("path items of method explained space colors thumbnails bytes".split())
+    assert set(told) == set("path items of method explained space commit colors thumbnails bytes notes".split())
     assert (told["items"], told["of"], told["method"], told["bytes"]) == (60, 60, "pca", page.stat().st_size)
     assert told["colors"] == ["pneumonia", "cluster", "age", "patient_id", "sex"] and len(told["explained"]) == 2
 
@@ -89,4 +89,4 @@ def test_what_can_not_be_is_said(
 def test_options_are_the_arguments_of_the_function(verb: str, function: Callable[..., object]) -> None:
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None
-    assert {p.name for p in command.params} - {"as_json"} == set(inspect.signature(function).parameters)
+    assert {p.name for p in command.params} - {"as_json", "at"} == set(inspect.signature(function).parameters)

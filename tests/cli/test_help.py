@@ -69,6 +69,7 @@ def desk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: P
     (tmp_path / "findings.csv").write_text(table)
     for name in ("new1.png", "new2.png"):
         shutil.copy(place / "query.png", tmp_path / name)
+    (tmp_path / "queries.txt").write_text("new1.png\n17\n")
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as file:
         file.write(place / "query.png", "query.png")
     eyes = ["file,N,D,G,C,A,H,M,O,patient_id"]

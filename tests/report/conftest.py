@@ -50,7 +50,9 @@ class _Parser(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open[-1] != "style":
-            self.page.text += f" {data}"
+            # A place where a word may be divided divides no word.
+            apart = "" if self.page.tags and self.page.tags[-1][0] == "wbr" else " "
+            self.page.text += f"{apart}{data}"
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,16 @@ def test_cards_come_in_order_with_score_bar_and_values(parse: Check) -> None:
     assert [bar["style"] for bar in page.of("i")] == ["width: 90.0%", "width: 80.0%", "width: 70.0%"]
 
 
+def test_the_likeliest_classes_are_told_and_long_names_are_divided_between_their_words(parse: Check) -> None:
+    predictions = {"mel": 0.1, "nv": 0.55, "bkl": 0.05, "df": 0.3}
+    html = similar_page(
+        QueryCard("q"), _hits(1, predictions=predictions, metadata={"BurnedInAnnotation": "A\\B"}), {}, {}
+    )
+    text = "predicted nv 0.550 predicted df 0.300 predicted mel 0.100 BurnedInAnnotation A\\B"
+    assert text in parse(html).text and "bkl" not in html
+    assert "Burned<wbr>In<wbr>Annotation" in html and "A\\<wbr>B" in html
+
+
 @pytest.mark.parametrize(("score", "width"), [(-0.4, "0.0"), (0.0, "0.0"), (1.0, "100.0")])
 def test_the_bar_stays_in_its_track(score: float, width: str, parse: Check) -> None:
     page = parse(similar_page(QueryCard("q"), _hits(1, score=score), {}, {}))

@@ -233,6 +233,21 @@ class Unguarded:
         "1); DROP TABLE items; --",
         "max(age) OVER () = 1",
         "item IN (SELECT item FROM pragma_table_info('items'))",
+        "item IN (SELECT name FROM pragma_compile_options)",
+        "(SELECT sql FROM main.sqlite_schema LIMIT 1) > ''",
+        "(SELECT count(*) FROM temp.sqlite_master) > 0",
+        "item IN (SELECT item FROM labels_1)",
+        "item IN (SELECT s.item FROM visible s JOIN labels l ON l.item = s.item)",
+        "1); ATTACH DATABASE '/tmp/other' AS other; --",
+        "1); PRAGMA writable_schema = ON; --",
+        "1); CREATE TABLE x (y); --",
+        "1); SELECT load_extension('x'); --",
+        "load_extension('x') IS NULL",
+        "readfile('/etc/passwd') IS NULL",
+        "writefile('/tmp/x', 'y') IS NULL",
+        "edit(note) IS NULL",
+        "fts3_tokenizer('simple') IS NULL",
+        "item IN (WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x FROM r) SELECT x FROM r)",
     ],
 )
 def test_the_authorizer_refuses_what_the_text_wall_would_miss(
@@ -260,6 +275,13 @@ def test_a_long_running_expression_meets_the_deadline(filled: Store, monkeypatch
     monkeypatch.setattr(predicate, "DEADLINE_SECONDS", 0.0)
     with pytest.raises(PredicateRefused, match="it takes longer than 0 s"):
         filled.select(where)
+
+
+def test_the_clock_is_looked_at_every_few_items(store: Store, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.add(store, [f"{n}.png" for n in range(200)])
+    monkeypatch.setattr(predicate, "DEADLINE_SECONDS", 0.0)
+    with pytest.raises(PredicateRefused, match="it takes longer than 0 s"):  # few steps, each of which may be slow
+        store.select("length(locator) > 0")
 
 
 def test_nothing_can_be_written_through_a_predicate(filled: Store) -> None:

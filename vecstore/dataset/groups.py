@@ -10,9 +10,10 @@ import numpy as np
 from vecstore.probes.splits import merge_groups
 from vecstore.records import BoolArray, IntArray
 from vecstore.store import Items, Store
+from vecstore.store.columns import PATIENT_COLUMNS, of_names
 
-GROUP_COLUMNS = ("PatientID", "patient", "subject", "participant", "lesion_id", "StudyInstanceUID")
-"""Looked for in this order, letter case and `_` ignored ("patient_id" and "patientid" are PatientID)."""
+GROUP_COLUMNS = (*PATIENT_COLUMNS, "lesion_id", "StudyInstanceUID")
+"""Looked for in this order, letter case, `_`, `-` and blanks ignored ("patient_id" and "Patient ID" are PatientID)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,7 @@ def _group_columns(store: Store, group: str | None) -> list[str]:
     """The column asked for; or all that are known by name, in the order of `GROUP_COLUMNS`, older ones first."""
     if group is not None:
         return [] if group == "none" else [store.column_name(group)]
-    rank = {name.casefold().replace("_", ""): place for place, name in enumerate(GROUP_COLUMNS)}
-    known = [(rank.get(name.casefold().replace("_", "")), name) for name in store.columns()]
-    return [name for _, name in sorted(((r, n) for r, n in known if r is not None), key=lambda entry: entry[0])]
+    return of_names(GROUP_COLUMNS, store.columns())
 
 
 def group_codes(store: Store, items: Items, group: str | None = None) -> Groups:

@@ -14,14 +14,15 @@ from vecstore.dataset.groups import numbered
 from vecstore.errors import LabelConflict, NotFound, UsageError
 from vecstore.records import BoolArray, IntArray, TaskKind, Value
 from vecstore.store import Items, Store
+from vecstore.store.columns import PATIENT_COLUMNS, of_names
 
 LEVEL_COLUMNS = {
-    "patient": ("PatientID", "patient", "subject", "participant"),
+    "patient": PATIENT_COLUMNS,
     "study": ("StudyInstanceUID", "study", "StudyID"),
     "series": ("SeriesInstanceUID", "series", "SeriesID"),
     "lesion": ("lesion_id", "lesion"),
 }
-"""Columns that a level is looked for in, in this order, letter case and `_` ignored."""
+"""Columns that a level is looked for in, in this order, letter case, `_`, `-` and blanks ignored."""
 
 Conflict = Literal["error", "first", "any", "drop"]
 PARTS = ("", "train", "val", "test")
@@ -91,19 +92,14 @@ def level_column(store: Store, level: str) -> str:
     known = LEVEL_COLUMNS.get(level.casefold())
     if known is None:
         return store.column_name(level)
-    by_name = {_plain(name): name for name in reversed(columns)}
-    for name in known:
-        if _plain(name) in by_name:
-            return by_name[_plain(name)]
+    for name in of_names(known, columns):
+        return name
     raise NotFound(
         f"{store.path} has no column for the level {level!r}",
-        expected=f"{', '.join(known)} (letter case and _ ignored); there are: {', '.join(columns) or 'none yet'}",
+        expected=f"{', '.join(known)} (letter case, _, - and blanks ignored);"
+        f" there are: {', '.join(columns) or 'none yet'}",
         do="name a column: --level COLUMN; columns come from DICOM files, a manifest, or: vecstore label ... --columns",
     )
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", "")
 
 
 def make_units(store: Store, column: str, items: Items, keep: npt.NDArray[Any]) -> Units:

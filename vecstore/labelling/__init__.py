@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vecstore.errors import DataError, LabelConflict, NotFound, UsageError
-from vecstore.labelling.joining import PATIENT, PATIENT_LIKE, canonical, joining_rule, key_text
+from vecstore.labelling.joining import canonical, joining_rule, key_text
 from vecstore.records import LabelTable, Split, TaskKind, Value
 from vecstore.store import Items, Label, Store, Task
+from vecstore.store.columns import PATIENT_COLUMNS, PSEUDONYMS, of_names
 from vecstore.tables import ColumnType, convert, is_integer, is_real, read_table
 
 POSITIVE = frozenset({"1", "true", "yes"})
@@ -207,9 +208,9 @@ def _identity_notes(columns: Iterable[str]) -> list[str]:
     """How what names a patient is stored."""
     notes = []
     for column in columns:
-        if column.casefold() == PATIENT:
+        if column.casefold() == PSEUDONYMS:
             notes.append(f"{column} is stored as pseudonyms")
-        elif column.casefold().replace("_", "") in PATIENT_LIKE:
+        elif of_names(PATIENT_COLUMNS, [column]):
             notes.append(f"{column} is stored as it stands (named PatientID it would be stored as pseudonyms)")
     return notes
 
@@ -447,7 +448,7 @@ class _Rows:
             for item in found:
                 rows.entries[item].append(entry)
                 for column, at in at_of.items():
-                    if column.casefold() == PATIENT:
+                    if column.casefold() == PSEUDONYMS:
                         cell = patients(row[at])
                     else:
                         cell = _cell(row[at], types[column], held.get(column.casefold(), types[column]))
@@ -543,7 +544,7 @@ def _canonical_texts(cells: Iterable[Any]) -> list[str]:
 
 def _pseudonyms(store: Store) -> Callable[[Any], Value]:
     """What is stored in place of a patient's id; a value that the column has already is its own pseudonym."""
-    known = {canonical(v) for n in store.columns() if n.casefold() == PATIENT for v in store.column(n).values()}
+    known = {canonical(v) for n in store.columns() if n.casefold() == PSEUDONYMS for v in store.column(n).values()}
 
     def pseudonym(cell: Any) -> Value:
         text = key_text(cell)

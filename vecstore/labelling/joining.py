@@ -13,12 +13,9 @@ from typing import Any
 from vecstore.errors import Ambiguous
 from vecstore.files import PICTURE_SUFFIXES
 from vecstore.store import Items, Store
+from vecstore.store.columns import PSEUDONYMS
 
 _EXAMPLES = 5
-PATIENT = "patientid"
-"""A column of this name, in any letter case, holds pseudonyms, whoever writes it."""
-PATIENT_LIKE = frozenset({"patientid", "patient", "subject", "subjectid", "participant", "participantid", "mrn"})
-"""Names without "_" of columns that may hold what names a patient."""
 
 
 def canonical(value: Any) -> str:
@@ -113,7 +110,7 @@ def joining_rule(store: Store, items: Items, keys: Sequence[str], column: str, t
     if named:
         values = store.column(named[0], items.ids)
         pairs = [(canonical(value), item) for item, value in values.items()]
-        pseudonym = store.pseudonym if named[0].casefold() == PATIENT else None
+        pseudonym = store.pseudonym if named[0].casefold() == PSEUDONYMS else None
         rules.append(
             Rule(
                 f"column {named[0]}",

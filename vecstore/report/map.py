@@ -43,12 +43,15 @@ class MapField:
     what : {"task", "column", "source", "cluster"}
     order : sequence of str
         Values in the order of the legend; those not in it follow, the most frequent first.
+    aside : bool
+        Shown under the pointer only while items are coloured by it.
     """
 
     name: str
     values: Sequence[Value]
     what: str = "column"
     order: Sequence[str] = ()
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def _spread(places: DoubleArray) -> tuple[list[int], list[int]]:
 
 def _field(one: MapField) -> dict[str, Any]:
     """A field of numbers or of categories; numbers of few different values are categories."""
-    told = {"name": clean(one.name), "what": one.what}
+    told = {"name": clean(one.name), "what": one.what} | ({"aside": True} if one.aside else {})
     numbers = [value for value in one.values if isinstance(value, (int, float)) and math.isfinite(value)]
     if not numbers or any(isinstance(value, str) for value in one.values):
         return told | _category(one)

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from vecstore.files import sniff
 
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 """Control characters, halves of surrogate pairs, and marks that turn the reading direction of what follows."""
+
+_JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[a-zA-Z0-9][/\\_!-])(?=\w)")
+"""Where a long name is divided: ImageType, a_b, a/b, ORIGINAL\\PRIMARY."""
 
 _MIME = {"jpeg": "image/jpeg", "png": "image/png", "gif": "image/gif", "webp": "image/webp"}
 
@@ -27,6 +31,15 @@ def clean(value: object) -> str:
         return "–"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return _UNSHOWABLE.sub("\ufffd", text)
+
+
+def breakable(text: str) -> Markup:
+    """Text that a narrow column divides between its words, though no space is there.
+
+    >>> breakable("BurnedInAnnotation <b>")
+    Markup('Burned<wbr>In<wbr>Annotation &lt;b&gt;')
+    """
+    return Markup("<wbr>").join(escape(part) for part in _JOINTS.split(text))
 
 
 def share(value: float | None) -> str:
@@ -99,7 +112,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"clean": clean, "share": share, "interval": interval, "number": number}
+    environment.filters |= {
+        "clean": clean,
+        "breakable": breakable,
+        "share": share,
+        "interval": interval,
+        "number": number,
+    }
     return environment
 
 

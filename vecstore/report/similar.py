@@ -12,6 +12,9 @@ from vecstore.report.page import clean, count, data_uri, render
 LONG_VALUE = 48
 """Characters of a metadata value that are shown; the whole value is in its title."""
 
+_LIKELIEST = 3
+"""Classes of a prediction that are shown of each hit."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueryCard:
@@ -85,6 +88,7 @@ def _card(hit: Hit, thumbnail: bytes | None) -> dict[str, Any]:
         "name": name,
         "picture": data_uri(thumbnail),
         "labels": _chips(hit.labels),
+        "predictions": _predicted(hit.predictions),
         "metadata": _entries(hit.metadata),
     }
 
@@ -101,6 +105,12 @@ def parted(locator: str) -> tuple[str, str]:
 
 def _chips(labels: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(clean(task), clean(label)) for task, label in labels.items()]
+
+
+def _predicted(predictions: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """The likeliest classes with their probabilities, as entries."""
+    likeliest = sorted(predictions.items(), key=lambda told: -told[1])[:_LIKELIEST]
+    return [(f"predicted {clean(name)}", f"{value:.3f}", "") for name, value in likeliest]
 
 
 def _entries(metadata: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 from vecstore.errors import DataError
@@ -11,9 +12,31 @@ from vecstore.store.catalog import Transaction, in_pieces, quoted
 
 RESERVED_COLUMNS = frozenset({"item", "source", "locator", "added_in", "removed_in", "rowid", "oid", "_rowid_"})
 MAX_COLUMNS = 1000
+PSEUDONYMS = "patientid"
+"""A column of this name, in any letter case, holds pseudonyms, whoever writes it."""
+PATIENT_COLUMNS = ("PatientID", "patient", "subject", "SubjectID", "participant", "ParticipantID", "MRN")
+"""Names of columns that say whose a picture is, as `of_names` knows them ("patient_id", "Patient ID", "subject_id")."""
 _TOO_LARGE = 2**63  # SQLite's integers have 64 bits
 _EXACT = 2**53  # beyond it not every integer has a float of its own
 _TYPES = ("INTEGER", "REAL", "TEXT")  # from narrow to wide
+
+
+def of_names(names: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """Those of some columns that have one of the known names, in the order of the names, then of the columns.
+
+    Letter case, `_`, `-` and blanks are ignored.
+
+    >>> of_names(PATIENT_COLUMNS, ["age", "subject_id", "Patient ID", "PATIENTID"])
+    ['Patient ID', 'PATIENTID', 'subject_id']
+    """
+    rank: dict[str, int] = {}
+    for name in names:
+        rank.setdefault(_bare(name), len(rank))
+    return sorted((column for column in columns if _bare(column) in rank), key=lambda column: rank[_bare(column)])
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def common_type(values: Iterable[Value], at_least: str = "INTEGER") -> str:

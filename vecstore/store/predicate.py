@@ -21,6 +21,8 @@ from vecstore.records import IntArray
 from vecstore.store.catalog import connect, quoted, sqlite_errors, visible
 
 DEADLINE_SECONDS = 20.0
+_STEPS = 1_000
+"""Of SQLite's machine, between two looks at the clock: some 60 items, each of which may be slow, of long texts."""
 _FUNCTIONS = frozenset(
     "glob lower upper length substr substring instr trim ltrim rtrim abs round coalesce ifnull nullif iif min max "
     "date julianday strftime typeof like".split()
@@ -189,7 +191,7 @@ def select(catalog: Path, text: str, at: int, columns: Mapping[str, str], tasks:
         connection.execute("PRAGMA query_only=ON").close()
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         connection.set_authorizer(_authorizer())
         try:
             with closing(connection.execute(f"SELECT item FROM visible WHERE (\n{text}\n)")) as cursor:

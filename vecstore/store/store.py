@@ -25,7 +25,7 @@ from vecstore.files import canonical_json, make_folder, os_errors, sync_folder, 
 from vecstore.records import DecodeRule, IntArray, Passport, Split, TaskKind, Value
 from vecstore.store import predicate
 from vecstore.store.catalog import Catalog, Transaction, in_pieces, quoted, visible
-from vecstore.store.columns import RESERVED_COLUMNS, describe
+from vecstore.store.columns import PSEUDONYMS, RESERVED_COLUMNS, describe
 from vecstore.store.thumbnails import Thumbnails
 
 _SWEEP_SECONDS = 24 * 3600
@@ -388,7 +388,7 @@ class Store:
         types |= {task.name: "TEXT" for task in self.tasks()} | self.columns()
         tokens = predicate.check_text(where, list(types))
         told = [f"a text column is compared with a number: {one}" for one in predicate.numbers_as_text(tokens, types)]
-        named = [token for token in tokens if token.strip('"').casefold() == "patientid" in map(str.casefold, types)]
+        named = [token for token in tokens if token.strip('"').casefold() == PSEUDONYMS in map(str.casefold, types)]
         if named:
             told.append(f"{named[0]} holds pseudonyms, and no ids of patients as files have them: Store.pseudonym(id)")
         return told

@@ -158,6 +158,13 @@
     return made;
   };
   const valueOf = (field, i) => field.levels ? (field.codes[i] < 0 ? null : field.levels[field.codes[i]]) : field.values[i];
+  // A long name is divided between its words, though no space is there: as `breakable` in page.py.
+  const JOINTS = /(?<=[a-z0-9])(?=[A-Z])|(?<=[a-zA-Z0-9][/\\_!-])(?=\w)/;
+  const parted = (text, tag) => {
+    const made = make(tag);
+    text.split(JOINTS).forEach((part, i) => made.append(...(i ? [make("wbr"), part] : [part])));
+    return made;
+  };
   const markOf = look => {
     const made = make("i", undefined, `mark ${look.shape}`);
     made.style.setProperty("--mark", look.colour);
@@ -183,18 +190,18 @@
     } else well.append(make("span", "no thumbnail"));
     const whole = data.name[i], cut = Math.max(whole.lastIndexOf("/"), whole.lastIndexOf("!")) + 1;
     const head = make("div"), title = make("h2"), where = make("p", undefined, "soft small");
-    title.append(make("bdi", whole.slice(cut)));
+    title.append(parted(whole.slice(cut), "bdi"));
     const folder = whole.slice(0, cut).replace(/[/!]+$/, "");
-    where.append(make("bdi", data.source.levels[data.source.codes[i]] + (folder ? ` · ${folder}` : "")));
+    where.append(parted(data.source.levels[data.source.codes[i]] + (folder ? ` · ${folder}` : ""), "bdi"));
     head.append(title, where);
     const told = [];
     data.fields.forEach((field, place) => {
       const value = valueOf(field, i);
-      if (value === null || field.what === "source") return;
+      if (value === null || field.what === "source" || (field.aside && place !== state.field)) return;
       const name = make("dt"), shownValue = make("dd");
       if (place === state.field) name.append(markOf(looks[i]));
-      name.append(field.name);
-      shownValue.append(make("bdi", String(value)));
+      name.append(parted(field.name, "span"));
+      shownValue.append(parted(String(value), "bdi"));
       pairs.append(name, shownValue);
       if (told.length < 4) told.push(`${field.name} ${value}`);
     });
