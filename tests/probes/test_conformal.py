@@ -156,3 +156,22 @@ def test_a_sample_of_groups_is_enough_for_a_limit() -> None:
 def test_a_coverage_that_is_no_share_is_refused(coverage: float) -> None:
     with pytest.raises(DataError, match=r"coverage=.*; expected more than 0 and less than 1; pass 0.9"):
         prediction_sets([0, 1], [[0.5, 0.5], [0.1, 0.9]], "binary", coverage)
+
+
+def test_groups_that_are_too_few_are_refused_and_not_a_wrong_index() -> None:
+    rng = np.random.default_rng(0)
+    y, p, groups = clustered(10, 2, rng)
+    few = groups[:-1]
+    for ask in (
+        lambda: prediction_sets(y, p, "binary", 0.8, few),
+        lambda: check_sets(y, p, ["a", "b"], "binary", few, prediction_sets(y, p, "binary", 0.8, groups)),
+        lambda: familiarity(p, few, 0.8),
+        lambda: group_quantile(p[:, 0], few, 0.8),
+    ):
+        with pytest.raises(DataError, match=f"{len(y)} rows and {len(y) - 1} groups; expected a group per row"):
+            ask()
+
+
+def test_a_coverage_that_is_no_share_is_refused_even_where_nothing_rests_on_it() -> None:
+    with pytest.raises(DataError, match="coverage=7; expected more than 0 and less than 1"):
+        assess(np.array([0, 1]), np.eye(2), ["a", "b"], "binary", np.arange(2), coverage=7, n_boot=0)

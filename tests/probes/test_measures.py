@@ -350,3 +350,16 @@ def test_holm_equals_statsmodels(p_values: list[float]) -> None:
 def test_a_bootstrap_p_counts_the_rarer_side() -> None:
     assert two_sided(np.r_[np.full(3, -1.0), np.full(96, 1.0)]) == pytest.approx(0.08)
     assert two_sided(np.zeros(10)) == 1.0
+
+
+def test_a_class_without_a_threshold_is_left_out_of_the_mean_and_said() -> None:
+    y, p = noisy(200, 3)
+    tune_y, tune_p = noisy(100, 3, seed=1)
+    found = measure(y, p, list("abc"), "multi-class", tuning=Tuning(tune_y % 2, tune_p), n_boot=20)  # no row of c
+    assert [len(found.points[name]) for name in "abc"] == [2, 2, 1]  # a specificity needs no row of the class
+    told = [found.points[name][1].specificity.value for name in "ab"]
+    mean = found.overall["specificity_at_sensitivity"]
+    assert all(value is not None for value in told)
+    assert mean.value == pytest.approx(np.mean(told), abs=EXACT) and mean.interval is not None
+    assert mean.interval[0] < mean.value < mean.interval[1]
+    assert found.notes == ["c: no threshold for sensitivity 0.9, no row to choose it on is of the class"]

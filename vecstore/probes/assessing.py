@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.probes.calibration import Calibration, calibration
-from vecstore.probes.conformal import SetsCheck, check_sets, prediction_sets
+from vecstore.probes.conformal import SetsCheck, check_coverage, check_sets, prediction_sets
 from vecstore.probes.estimates import group_numbers
 from vecstore.probes.measures import SENSITIVITY, SPECIFICITY, Measures, Tuning, measure
 from vecstore.probes.subgroups import MIN_CELL, Subgroups, subgroups
@@ -110,6 +110,7 @@ def assess(
     ------
     DataError
     """
+    check_coverage(coverage)
     measures = measure(
         y,
         probabilities,

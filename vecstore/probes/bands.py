@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array, vstack
 
-from vecstore.errors import DataError
 from vecstore.probes.estimates import group_numbers, percentiles, replicates
 from vecstore.probes.measures import shown_columns
 from vecstore.probes.metrics import checked
@@ -108,8 +107,6 @@ def curves(
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     size = int(codes.max()) + 1
     columns = shown_columns(names, kind)
     shown = [names[k] for k in columns]

@@ -147,7 +147,8 @@ def fit_calibrator(
         One number for all; slope and offset per class; or any rising line per class.
     y : array-like of shape (n,) or (n, n_labels)
         Class index; several labels: 0, 1 or NaN for unknown.
-    probabilities : array-like of shape (n, n_classes)
+    probabilities : array-like of shape (n, n_classes) or (n,)
+        Binary may give the positive class alone.
     kind : {"binary", "multi-class", "multi-label"}
     groups : array-like of shape (n,), optional
         Only counted.
@@ -170,8 +171,8 @@ def fit_calibrator(
     """
     if method not in METHODS[1:]:
         raise NotFound(f"no calibration {method!r}", expected=f"one of: {', '.join(METHODS)}", do="--calibrate platt")
-    scores = np.asarray(probabilities, np.float64)
-    truth, scores, names = checked(y, scores, range(scores.shape[1]), kind)
+    n_classes = 2 if np.ndim(probabilities) == 1 else np.shape(probabilities)[1]
+    truth, scores, names = checked(y, probabilities, range(n_classes), kind)
     shown = shown_columns(names, kind)
     for k in shown:
         if not ((truth[:, k] == 1).any() and (truth[:, k] == 0).any()):
@@ -277,7 +278,7 @@ class Calibration:
     brier_of_prior : float
         Of always predicting the shares of the evaluated rows: what to be better than.
     log_loss : Estimate
-        Natural logarithm; mean over labels.
+        Natural logarithm, of probabilities not below 2.2e-16; mean over labels.
     bins, curve_bins : int
     per_class : dict of class to Reliability
         Of a binary task the positive class only.
@@ -340,8 +341,6 @@ def calibration(
         raise DataError(f"bins={bins}, curve_bins={curve_bins}", expected="at least 1", do="leave them out")
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     size, known = int(codes.max()) + 1, ~np.isnan(truth)
     whole, resampled = replicates(Losses(truth, scores, kind, codes), size, n_boot, seed)
     shown = shown_columns(names, kind)
@@ -402,7 +401,7 @@ class Losses:
 
 def _losses(truth: DoubleArray, scores: DoubleArray, kind: TaskKind) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Squared and logarithmic loss of each row, and whether it counts: of shape (n, 1); of several labels per label."""
-    least = np.finfo(np.float64).tiny
+    least = np.finfo(np.float64).eps  # as scikit-learn has it: a sure mistake costs 36.04
     if kind == "multi-label":
         known = ~np.isnan(truth)
         sure = np.where(truth == 1, scores, 1 - scores)

@@ -74,8 +74,8 @@ def prediction_sets(
     ----------
     y : array-like of shape (n,) or (n, n_labels)
         Class index; several labels: 0, 1 or NaN for unknown.
-    probabilities : array-like of shape (n, n_classes)
-        Of rows that the model had not seen.
+    probabilities : array-like of shape (n, n_classes) or (n,)
+        Of rows that the model had not seen; binary may give the positive class alone.
     kind : {"binary", "multi-class", "multi-label"}
     coverage : float
     groups : array-like of shape (n,), optional
@@ -102,9 +102,9 @@ def prediction_sets(
     >>> rule.least, rule(np.array([[0.65, 0.35]])).tolist()
     ([0.7], [[False, False]])
     """
-    _check(coverage)
-    scores = np.asarray(probabilities, np.float64)
-    truth, scores, _ = checked(y, scores, range(np.shape(scores)[-1]), kind)
+    check_coverage(coverage)
+    n_classes = 2 if np.ndim(probabilities) == 1 else np.shape(probabilities)[1]
+    truth, scores, _ = checked(y, probabilities, range(n_classes), kind)
     codes = group_numbers(groups, len(scores))
     if kind == "multi-label":
         least = []
@@ -296,7 +296,7 @@ def familiarity(
     DataError
         A coverage that is no share.
     """
-    _check(coverage)
+    check_coverage(coverage)
     codes = group_numbers(groups, len(X))
     asked = np.arange(len(X))
     if len(X) > most:
@@ -353,7 +353,13 @@ def _unit(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12), np.float32)
 
 
-def _check(coverage: float) -> None:
+def check_coverage(coverage: float) -> None:
+    """Refuse what is no share.
+
+    Raises
+    ------
+    DataError
+    """
     if not 0 < coverage < 1:
         raise DataError(f"coverage={coverage}", expected="more than 0 and less than 1", do="pass 0.9")
 

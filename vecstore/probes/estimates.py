@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
+from vecstore.errors import DataError
 from vecstore.probes.auc import resamples
+from vecstore.probes.splits import numbered
 from vecstore.records import DoubleArray, IntArray
 
 Interval = tuple[float, float]
@@ -84,10 +86,23 @@ def ratio(over: npt.NDArray[Any], under: npt.NDArray[Any]) -> DoubleArray:
 
 
 def group_numbers(groups: npt.ArrayLike | None, n: int) -> IntArray:
-    """Groups as numbers from 0, of shape (n,); without any each row is its own."""
+    """Groups as numbers from 0, of shape (n,); without any each row is its own, and so is a row whose group is missing.
+
+    Raises
+    ------
+    DataError
+        Not one per row.
+    """
     if groups is None:
         return np.arange(n)
-    return np.unique(np.asarray(groups), return_inverse=True)[1].ravel().astype(np.int64)
+    codes = numbered(groups)
+    if len(codes) != n:
+        raise DataError(
+            f"{n} rows and {len(codes)} groups",
+            expected="a group per row",
+            do="pass groups of the same rows, in the same order",
+        )
+    return codes
 
 
 def replicates(

@@ -169,8 +169,6 @@ def measure(
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     for name, share in (("specificity", specificity), ("sensitivity", sensitivity)):
         if not 0 < share < 1:
             raise DataError(f"{name}={share}", expected="more than 0 and less than 1", do=f"pass {name}=0.9")
@@ -192,6 +190,12 @@ def measure(
     whole, resampled = replicates(judge, size, n_boot, seed)
     labels = [names[k] for k in shown]
     rates = _rates(whole, stated), _rates(resampled, stated)
+    for rule, (fixed, at, chosen) in enumerate(targets, 1):
+        for j in np.flatnonzero([np.isnan(one).any() for one in chosen]).tolist():
+            side = "is of the class" if fixed == "sensitivity" else "is without it"
+            notes.append(f"{labels[j]}: no threshold for {fixed} {at:g}, no row to choose it on {side}")
+            for values in (*rates[0].values(), *rates[1].values()):
+                values[..., j, rule] = np.nan  # a comparison with NaN calls nothing positive, and that is no figure
 
     def told(name: str, j: int, rule: int = 0) -> Estimate:
         if name in ("auc", "auprc"):

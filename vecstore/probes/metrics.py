@@ -14,6 +14,9 @@ from vecstore.probes.auc import OneVsRest, resamples
 from vecstore.probes.estimates import Interval, group_numbers, number, percentiles, row_means
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
+_ROUNDING = 1e-6
+"""By so much a probability may be below 0 or above 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -89,7 +92,7 @@ def evaluate(
     Raises
     ------
     DataError
-        No rows, shapes that do not fit, or probabilities that are not finite.
+        No rows, shapes that do not fit, or probabilities that are not finite or not from 0 to 1.
 
     Notes
     -----
@@ -103,8 +106,6 @@ def evaluate(
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     shown = range(len(names) - 1, len(names)) if kind == "binary" else range(len(names))
     rankings = [OneVsRest(scores[:, k], truth[:, k], codes) for k in shown]
     hits = _Hits(truth, scores, kind, codes)
@@ -191,6 +192,12 @@ def checked(
             f"{int((~np.isfinite(scores)).any(axis=1).sum())} rows have probabilities that are not finite",
             expected="numbers from 0 to 1",
             do="leave out rows without a prediction",
+        )
+    if scores.min() < -_ROUNDING or scores.max() > 1 + _ROUNDING:
+        raise DataError(
+            f"probabilities from {scores.min():g} to {scores.max():g}",
+            expected="numbers from 0 to 1",
+            do="pass the output of predict_proba, not of decision_function",
         )
     labels = np.asarray(y, dtype=np.float64)
     if kind != "multi-label":
