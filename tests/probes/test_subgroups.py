@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from vecstore.errors import DataError
-from vecstore.probes.estimates import percentiles, replicates
+from vecstore.probes.estimates import Rests, percentiles, replicates
 from vecstore.probes.subgroups import subgroups
 
 N = 400
@@ -67,8 +67,12 @@ def test_gaps_are_resampled_by_groups_that_both_sides_share() -> None:
         parts = [[i for i in repeated.tolist() if sex[i] == which] for which in "FM"]
         gaps.append(np.subtract(*(roc_auc_score(y[part], chance[part]) for part in parts)))
     assert found.cells[0].gap is not None
-    fewer = min(len({int(g) for g, one in zip(groups, sex, strict=True) if one == which}) for which in "FM")
-    assert found.cells[0].gap.interval == pytest.approx(percentiles(np.array(gaps), fewer), abs=1e-12)
+    rests = [
+        Rests.sides(*(len({int(groups[i]) for i in range(N) if sex[i] == which and y[i] == side}) for side in (0, 1)))
+        for which in "FM"
+    ]
+    expected = percentiles(np.array(gaps), min(one.groups for one in rests))
+    assert found.cells[0].gap.interval == pytest.approx(expected, abs=1e-12)
 
 
 def test_small_cells_are_suppressed_and_take_no_part_in_a_gap() -> None:

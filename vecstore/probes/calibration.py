@@ -20,9 +20,10 @@ from vecstore.errors import DataError, NotFound
 from vecstore.probes.estimates import (
     Estimate,
     Interval,
+    Rests,
+    bounded,
     group_numbers,
     number,
-    percentiles,
     ratio,
     replicates,
     row_means,
@@ -38,6 +39,9 @@ BINS = 15
 
 CURVE_BINS = 10
 """Of the reliability curve: bins of equally many rows."""
+
+MOST_BRIER: Mapping[TaskKind, float] = {"binary": 1.0, "multi-class": 2.0, "multi-label": 1.0}
+"""The largest Brier score there can be."""
 
 MOST_CURVES = 20
 """Classes whose reliability curves have intervals."""
@@ -366,9 +370,9 @@ def calibration(
     prior = np.where(known, truth, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     flat = Losses(truth, np.broadcast_to(prior, scores.shape), kind, codes)(np.ones((1, size)))
     return Calibration(
-        brier=Estimate.of(float(whole["brier"]), resampled["brier"], size),
+        brier=Estimate.of(float(whole["brier"]), resampled["brier"], Rests.on(size), most=MOST_BRIER[kind]),
         brier_of_prior=float(flat["brier"][0]),
-        log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"], size),
+        log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"], Rests.on(size), most=np.inf),
         bins=bins,
         curve_bins=curve_bins,
         per_class=told,
@@ -440,9 +444,13 @@ def _shares(
         turned = np.ascontiguousarray(drawn.T)
         return {"observed": ratio(np.asarray(hits @ turned), np.asarray(held @ turned)).T}
 
-    _, resampled = replicates(shares, size, n_boot, seed)
+    whole, resampled = replicates(shares, size, n_boot, seed)
     groups = np.diff(held.indptr).tolist()  # that have rows in each bin
-    found = [percentiles(column, n) for column, n in zip(resampled["observed"].T, groups, strict=True)]
+    observed = whole["observed"].tolist()
+    found = [
+        bounded(value, column, Rests.on(n))
+        for value, column, n in zip(observed, resampled["observed"].T, groups, strict=True)
+    ]
     return [found[start:end] for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
 
 

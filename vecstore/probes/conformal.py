@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DataError
-from vecstore.probes.estimates import Estimate, group_numbers, ratio, replicates
+from vecstore.probes.estimates import Estimate, Rests, group_numbers, ratio, replicates
 from vecstore.probes.metrics import checked
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
@@ -239,7 +239,7 @@ def check_sets(
     total = float((weights[:, None] * known).sum())
     return SetsCheck(
         coverage=base.coverage,
-        covered=Estimate.of(float(whole["covered"]), resampled["covered"], size),
+        covered=Estimate.of(float(whole["covered"]), resampled["covered"], Rests.on(size)),
         size=float((weights[:, None] * known * sizes).sum() / total),
         answered=float((weights[:, None] * known * (sizes == 1)).sum() / total),
         empty=float((weights[:, None] * known * (sizes == 0)).sum() / total),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vecstore.errors import DataError
 from vecstore.probes.auc import OneVsRest
-from vecstore.probes.estimates import Estimate, group_numbers, replicates, row_means
+from vecstore.probes.estimates import Estimate, Rests, group_numbers, number, percentiles, replicates, row_means
 from vecstore.probes.measures import shown_columns
 from vecstore.probes.metrics import checked
 from vecstore.probes.splits import is_missing
@@ -150,10 +150,9 @@ def subgroups(
         whole = drawn.astype(np.uint8 if drawn.max(initial=0) < 256 else np.int64)
         found = {}
         for at in told:
-            found[f"{at}"] = row_means(np.stack([rank(whole) for rank in here[at]], axis=1))
+            found[f"{at}"] = np.stack([rank(whole) for rank in here[at]], axis=1)
             if at in others:
-                rivals = np.stack([rank(whole) for rank in others[at]], axis=1)
-                found[f"gap {at}"] = found[f"{at}"] - row_means(rivals)
+                found[f"others {at}"] = np.stack([rank(whole) for rank in others[at]], axis=1)
         return found
 
     hidden = len(told) < len(labels)
@@ -168,9 +167,13 @@ def subgroups(
         if at not in here:
             cells.append(Cell(label, None, None, None, None, True))
             continue
-        fewer = min(held[at], len(np.unique(codes[rest[at]])))
-        gap = Estimate.of(float(whole[f"gap {at}"]), resampled[f"gap {at}"], fewer) if at in others else None
-        auc = Estimate.of(float(whole[f"{at}"]), resampled[f"{at}"], held[at])
+        value, areas_here, rests = _mean(here[at], whole[f"{at}"], resampled[f"{at}"])
+        auc, gap = Estimate.of(value, areas_here, rests), None
+        if at in others:
+            rival, areas_there, few = _mean(others[at], whole[f"others {at}"], resampled[f"others {at}"])
+            apart = value - rival
+            known = None if np.isnan(apart) else percentiles(areas_here - areas_there, min(rests.groups, few.groups))
+            gap = Estimate(number(apart), known)
         cells.append(Cell(label, counted(int((numbers == at).sum())), counted(held[at]), auc, gap, False))
     notes = [
         f"{cell.value}: no AUC, a class has no rows there"
@@ -180,6 +183,12 @@ def subgroups(
     if hidden and told:
         notes.append(f"counts are rounded to {min_cell}: those of a suppressed cell could be worked out of exact ones")
     return Subgroups(column, used, min_cell, cells, int((~has).sum()), notes)
+
+
+def _mean(ranks: Sequence[OneVsRest], areas: DoubleArray, resampled: DoubleArray) -> tuple[float, DoubleArray, Rests]:
+    """Mean area over classes, its replicates, and how many groups it rests on."""
+    rests = Rests.mean(resampled, [Rests.sides(*rank.sides) for rank in ranks])
+    return float(row_means(areas[None])[0]), row_means(resampled), rests
 
 
 def _cut(
