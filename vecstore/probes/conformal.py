@@ -310,6 +310,51 @@ def familiarity(
     return Familiarity(coverage, float(max(-limit, -1.0)), int(known.sum()), len(np.unique(codes[asked][known])))
 
 
+def check_familiarity(
+    X: npt.NDArray[Any],
+    groups: npt.ArrayLike,
+    folds: IntArray,
+    coverage: float = 0.9,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Count how often rows are familiar whose groups the rule does not rest on: each fold by a rule of the others.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float
+    groups : array-like of shape (n,)
+    folds : ndarray of shape (n,), int64
+        That divide no group.
+    coverage : float
+    n_boot, seed : int
+
+    Returns
+    -------
+    Estimate
+        Share of rows, every group weighing the same, with its interval by resampling groups.
+
+    Raises
+    ------
+    DataError
+    """
+    codes = group_numbers(groups, len(X))
+    familiar = np.zeros(len(X))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        rule = familiarity(X[~inside], codes[~inside], coverage, seed=seed)
+        familiar[inside] = ~rule.unfamiliar(nearest(X[inside], X[~inside]))
+    size = int(codes.max()) + 1
+    shares = np.bincount(codes, familiar, size) / np.bincount(codes)
+
+    def mean(drawn: DoubleArray) -> dict[str, DoubleArray]:
+        return {"familiar": np.einsum("g,bg->b", shares, drawn) / size}
+
+    whole, resampled = replicates(mean, size, n_boot, seed)
+    return Estimate.of(float(whole["familiar"]), resampled["familiar"], Rests.on(size))
+
+
 def nearest(
     queries: npt.NDArray[Any],
     base: npt.NDArray[Any],
