@@ -60,7 +60,7 @@ def of_set(data_folder: Path, work: Path, one: Set, quick: bool) -> dict[str, An
         "group_column": record.group_column,
         "part": record.part,
         "classes": len(record.classes),
-        "training": {"n": record.trained_on, "groups": int(len(np.unique(known.groups)))},
+        "training": {"n": record.trained_on, "groups": len(np.unique(known.groups))},
         "coverage": rows,
     }
 

@@ -13,7 +13,14 @@ from scipy.special import softmax
 
 from vecstore.errors import DataError
 from vecstore.probes.assessing import assess
-from vecstore.probes.conformal import check_sets, familiarity, group_quantile, nearest, prediction_sets
+from vecstore.probes.conformal import (
+    check_familiarity,
+    check_sets,
+    familiarity,
+    group_quantile,
+    nearest,
+    prediction_sets,
+)
 from vecstore.probes.measures import Tuning
 
 
@@ -175,3 +182,33 @@ def test_groups_that_are_too_few_are_refused_and_not_a_wrong_index() -> None:
 def test_a_coverage_that_is_no_share_is_refused_even_where_nothing_rests_on_it() -> None:
     with pytest.raises(DataError, match="coverage=7; expected more than 0 and less than 1"):
         assess(np.array([0, 1]), np.eye(2), ["a", "b"], "binary", np.arange(2), coverage=7, n_boot=0)
+
+
+def test_rows_unlike_those_that_sets_rest_on_are_told() -> None:
+    rng = np.random.default_rng(3)
+    y, p, groups = clustered(300, 2, rng)
+    new_y, new_p, new_groups = clustered(200, 2, rng)
+    like = assess(new_y, new_p, ["a", "b"], "binary", new_groups, tuning=Tuning(y, p), tuning_groups=groups, n_boot=99)
+    assert like.notes == []
+    turned = np.where((new_groups % 3 == 0)[:, None], new_p[:, ::-1], new_p)  # another scanner, say
+    unlike = assess(
+        new_y, turned, ["a", "b"], "binary", new_groups, tuning=Tuning(y, p), tuning_groups=groups, n_boot=99
+    )
+    (note,) = unlike.notes
+    assert note.startswith("prediction sets hold the truth in 0.7") and "and not in 0.9: they are unlike those" in note
+
+
+def test_familiarity_is_checked_on_groups_that_a_rule_does_not_rest_on() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), 3)
+    X = np.r_[4, np.zeros(15)] + rng.normal(size=(200, 16))[groups] + 0.1 * rng.normal(size=(600, 16))
+    found = check_familiarity(X, groups, groups % 5, 0.9, n_boot=200)
+    assert found.value == pytest.approx(0.9, abs=0.03)
+    low, high = found.interval or (0, 0)
+    assert low < 0.9 < high
+    held = np.zeros(600)
+    for fold in range(5):
+        inside = groups % 5 == fold
+        rule = familiarity(X[~inside], groups[~inside], 0.9)
+        held[inside] = ~rule.unfamiliar(nearest(X[inside], X[~inside]))
+    assert found.value == pytest.approx(held.mean(), abs=1e-12)  # groups are of one size
