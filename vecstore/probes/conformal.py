@@ -20,6 +20,7 @@ from vecstore.probes.metrics import checked
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
 BLOCK = 1 << 24  # cosines at a time: 64 MiB of float32
+ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +275,13 @@ class Familiarity:
 
 
 def familiarity(
-    X: npt.NDArray[Any], groups: npt.ArrayLike, coverage: float = 0.9, *, most: int = 5000, seed: int = 0
+    X: npt.NDArray[Any],
+    groups: npt.ArrayLike,
+    coverage: float = 0.9,
+    *,
+    most: int = 5000,
+    seed: int = 0,
+    cases: Cases | None = None,
 ) -> Familiarity:
     """Learn how similar the most similar case usually is: of every row among the rows of other groups.
 
@@ -286,6 +293,8 @@ def familiarity(
     most : int
         Of more rows only so many, of groups drawn by chance, are asked for; all of them can be found.
     seed : int
+    cases : Cases, optional
+        Of these rows and groups, where they are made already.
 
     Returns
     -------
@@ -304,7 +313,7 @@ def familiarity(
         sizes = np.bincount(codes)[order]
         chosen = order[: max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))]
         asked = np.flatnonzero(np.isin(codes, chosen))
-    near = nearest(X[asked], X, codes[asked], codes)
+    near = (cases or Cases(X, codes)).nearest(X[asked], codes[asked])
     known = np.isfinite(near)
     limit = group_quantile(-near[known], codes[asked][known], coverage) if known.any() else np.inf
     return Familiarity(coverage, float(max(-limit, -1.0)), int(known.sum()), len(np.unique(codes[asked][known])))
@@ -355,47 +364,66 @@ def check_familiarity(
     return Estimate.of(float(whole["familiar"]), resampled["familiar"], Rests.on(size))
 
 
+class Cases:
+    """Rows to look for similar ones in, made ready once: of unit length, groups together.
+
+    Parameters
+    ----------
+    base : ndarray of shape (m, d), float
+    groups : ndarray of shape (m,), int64, optional
+        Rows of equal numbers do not see each other.
+    """
+
+    def __init__(self, base: npt.NDArray[Any], groups: IntArray | None = None) -> None:
+        order = None if groups is None else np.argsort(groups, kind="stable")
+        self._rows = _unit(base if order is None else base[order])
+        self._numbers = None if groups is None or order is None else groups[order]
+
+    def nearest(self, queries: npt.NDArray[Any], groups: IntArray | None = None) -> DoubleArray:
+        """Cosine of each query to the most similar row of another group.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n, d), float
+        groups : ndarray of shape (n,), int64, optional
+            Of the queries; without them every row is looked at.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            From -1 to 1; -infinity where there is no row of another group.
+        """
+        out = np.full(len(queries), -np.inf)
+        if not len(self._rows):
+            return out
+        block = max(1, BLOCK // len(self._rows))
+        for start in range(0, len(queries), block):
+            cosines = _unit(queries[start : start + block]) @ self._rows.T
+            if groups is not None and self._numbers is not None:
+                own = groups[start : start + block]
+                firsts, lasts = (np.searchsorted(self._numbers, own, side) for side in ("left", "right"))
+                for row, first, last in zip(cosines, firsts.tolist(), lasts.tolist(), strict=True):
+                    row[first:last] = -np.inf
+            out[start : start + block] = cosines.max(axis=1)
+        return np.where(np.isfinite(out), np.clip(out, -1, 1), out)
+
+
 def nearest(
     queries: npt.NDArray[Any],
     base: npt.NDArray[Any],
     query_groups: IntArray | None = None,
     base_groups: IntArray | None = None,
 ) -> DoubleArray:
-    """Cosine of each query to the most similar row of another group.
-
-    Parameters
-    ----------
-    queries : ndarray of shape (n, d), float
-    base : ndarray of shape (m, d), float
-    query_groups, base_groups : ndarray of shape (n,) and (m,), int64, optional
-        Rows of equal numbers do not see each other.
-
-    Returns
-    -------
-    ndarray of shape (n,), float64
-        From -1 to 1; -infinity where there is no row of another group.
-    """
-    order = np.arange(len(base)) if base_groups is None else np.argsort(base_groups, kind="stable")
-    rows = _unit(base[order])
-    out = np.full(len(queries), -np.inf)
-    if not len(base):
-        return out
-    numbers = None if base_groups is None else base_groups[order]
-    block = max(1, BLOCK // len(base))
-    for start in range(0, len(queries), block):
-        cosines = _unit(queries[start : start + block]) @ rows.T
-        if query_groups is not None and numbers is not None:
-            own = query_groups[start : start + block]
-            firsts, lasts = np.searchsorted(numbers, own, "left"), np.searchsorted(numbers, own, "right")
-            for row, first, last in zip(cosines, firsts.tolist(), lasts.tolist(), strict=True):
-                row[first:last] = -np.inf
-        out[start : start + block] = cosines.max(axis=1)
-    return np.where(np.isfinite(out), np.clip(out, -1, 1), out)
+    """Cosine of each query to the most similar row of another group: see `Cases`, for rows that are asked once."""
+    return Cases(base, base_groups).nearest(queries, query_groups)
 
 
 def _unit(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    made = np.asarray(rows, np.float32)
-    return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12), np.float32)
+    made = np.array(rows, np.float32)  # a copy, brought to unit length in place and in blocks
+    for start in range(0, len(made), ROWS):
+        part = made[start : start + ROWS]
+        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+    return made
 
 
 def check_coverage(coverage: float) -> None:
