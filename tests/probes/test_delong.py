@@ -96,6 +96,7 @@ def test_what_ranks_alike_has_no_p_and_one_row_of_a_class_no_variance() -> None:
     assert found is not None and (found.difference, found.z, found.p) == (0.0, None, None)
     assert paired_test([1, 2, 3], [3, 2, 1], [True, False, False]) is None
     assert delong([1, 2, 3], [True, False, False]).interval() is None
+    assert delong([1, 2, 3, 4], [False, False, True, True]).interval() is None  # an area of 1 is not known exactly
     assert np.isnan(delong([1, 2], [True, True]).auc).all()
 
 
