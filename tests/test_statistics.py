@@ -227,7 +227,7 @@ def test_predict_of_units_tells_sets_too(colour_store: Store) -> None:
     ]
 
 
-COVERED = {
+COVERED: dict[str, tuple[Any, str, Any]] = {
     "cxr_kermany/images.zip": ("label", "patient", {}),
     "cxr_covid/images.zip": ("finding", "patientid", {"ignore": ["todo", "Unknown"]}),
     "derm_ham10000/images.zip": ("dx", "lesion_id", {}),
