@@ -25,7 +25,7 @@ import vecstore as vs
 from vecstore.probes.confident import confident
 from vecstore.records import BoolArray, IntArray
 
-RATES, SEEDS = (0.02, 0.05, 0.10), (0, 1)
+RATES, SEEDS = (0.02, 0.05, 0.10), (0, 1, 2, 3, 4)
 
 
 def planted(data: vs.Dataset, rate: float, seed: int) -> tuple[IntArray, BoolArray]:
@@ -115,7 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="label-errors-"))
     work.mkdir(exist_ok=True)
-    default = "Kermany,BUSI,mini-MIAS"
+    default = "Kermany,BUSI,mini-MIAS,BreastMNIST,HAM10000,RetinaMNIST"
     try:
         sets = {
             one.name: of_set(arguments.data.resolve(), work, one, arguments.quick)

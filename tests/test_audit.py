@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from vecstore.audit import Audit, Finding, audit
+from vecstore.audit.pairs import near_pairs
 from vecstore.errors import Ambiguous, LabelConflict, NotFound, ProblemsFound, UsageError
 from vecstore.ingest import ingest
 from vecstore.label import label
@@ -218,6 +219,36 @@ def test_copies_that_were_compressed_and_resized_are_found(copied: Store) -> Non
     assert found.space == "fake-64" and found.pixels_read == 0
 
 
+@pytest.mark.parametrize("dim", [8, 200])
+@pytest.mark.parametrize("asked", [None, [3, 77, 78, 900]])
+def test_pairs_are_all_that_a_full_comparison_finds(dim: int, asked: list[int] | None) -> None:
+    rng = np.random.default_rng(dim)
+    X = rng.normal(size=(2500, dim)) * np.linspace(2, 0.2, dim) + 1  # they share a direction, as pictures do
+    copies = rng.choice(2500, 400, replace=False)
+    X[copies[:200]] = X[copies[200:]] + 0.05 * rng.normal(size=(200, dim))
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float16)
+    unit = X.astype(np.float32) / np.linalg.norm(X.astype(np.float32), axis=1, keepdims=True)
+    whole = unit @ unit.T
+    expected = {(a, b) for a, b in np.argwhere(np.triu(whole >= 0.99, 1)).tolist() if not asked or {a, b} & {*asked}}
+    first, second, scores, crowded = near_pairs(X, 0.99, 500, None if asked is None else np.array(asked))
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected and crowded == 0
+    assert len(first) == len(expected) and (asked is not None or len(first) > 100)
+    np.testing.assert_allclose(scores, whole[first, second], atol=1e-6)
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_of_many_pairs_the_nearest_of_each_are_kept_and_that_is_counted() -> None:
+    rng = np.random.default_rng(0)
+    X = np.ones((60, 16)) + 0.2 * rng.normal(size=(60, 16))
+    unit = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    scores = unit @ unit.T
+    np.fill_diagonal(scores, -1)
+    best = np.argsort(-scores, axis=1)[:, :3]
+    expected = {(min(a, b), max(a, b)) for a in range(60) for b in best[a].tolist()}
+    first, second, _, crowded = near_pairs(unit, 0.5, 3)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected and crowded == 60
+
+
 def test_without_thumbnails_the_cosine_stands_alone_and_that_is_said(copied: Store) -> None:
     copied.close()
     (copied.path / "thumbnails.sqlite").unlink()
@@ -393,7 +424,7 @@ def test_what_does_not_exist_is_refused(colour_store: Store) -> None:
     with pytest.raises(NotFound, match="no space 'absent'"):
         audit(colour_store, "colour", space="absent")
     with pytest.raises(
-        UsageError, match="cosine = 2, max_queries = 20000, examples = 5; expected a similarity up to 1"
+        UsageError, match="cosine = 2, max_queries = 100000, examples = 5; expected a similarity up to 1"
     ):
         audit(colour_store, cosine=2)
 

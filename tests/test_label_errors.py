@@ -111,6 +111,19 @@ def test_wrong_labels_are_found_and_the_right_ones_suggested(clear_store: Store)
     assert sum(found.counts.values()) == 63
 
 
+def test_calibrated_predictions_are_calibrated_in_every_part(clear_store: Store) -> None:
+    _plant(clear_store, split=True)
+    probe = train(clear_store, "colour", calibrate="platt")
+    assert probe.record.part == "test" and probe.out_of_fold is not None and probe.model is not None
+    seen = sorted(clear_store.seen(probe.model))
+    stated = dict(zip(seen, probe.out_of_fold.probabilities.tolist(), strict=True))
+    stated |= dict(zip(probe.items.tolist(), probe.probabilities.tolist(), strict=True))
+    found = label_errors(clear_store, "colour", top=63)
+    assert "train" in {suspect.part for suspect in found.suspects}
+    for suspect in found.suspects:
+        assert suspect.probability_given == stated[suspect.item_id][COLOURS.index(suspect.given)]
+
+
 def test_similar_cases_are_of_either_class_and_never_of_the_own_group(clear_store: Store) -> None:
     wrong = _plant(clear_store)
     found = label_errors(clear_store, "colour", top=WRONG, neighbours=3)

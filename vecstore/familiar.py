@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vecstore.dataset import group_as_trained, group_codes, level_column, make_units
 from vecstore.errors import DataError
-from vecstore.probes.conformal import Familiarity, familiarity, nearest
+from vecstore.probes.conformal import Cases, Familiarity, familiarity
 from vecstore.probes.pooling import pooled
 from vecstore.probes.splits import merge_groups
 from vecstore.records import DoubleArray, IntArray
@@ -25,24 +25,22 @@ class Archive:
     Attributes
     ----------
     rule : Familiarity
-    vectors : ndarray of shape (n, dim), float32
-        Of the items, or at a level of the units, that the model saw.
-    groups : ndarray of shape (n,), int64
+    cases : Cases
+        Vectors and groups of the items, or at a level of the units, that the model saw.
     by_name : dict of str to int
         Group of each item (by its id as text) or unit of the store.
     """
 
     rule: Familiarity
-    vectors: npt.NDArray[np.float32]
-    groups: IntArray
+    cases: Cases
     by_name: dict[str, int]
 
     def similarity(self, vectors: npt.NDArray[np.float32], names: Sequence[str] | None = None) -> DoubleArray:
         """Cosine to the most similar case, of shape (n,); of items of the store among cases of other groups."""
         if names is None:
-            return nearest(vectors, self.vectors)
+            return self.cases.nearest(vectors)
         own = np.array([self.by_name.get(name, -1) for name in names], np.int64)
-        return nearest(vectors, self.vectors, own, self.groups)
+        return self.cases.nearest(vectors, own)
 
 
 def archive(store: Store, probe: Probe, coverage: float, seed: int = 0, most: int = 5000) -> Archive:
@@ -84,7 +82,8 @@ def archive(store: Store, probe: Probe, coverage: float, seed: int = 0, most: in
         number = dict(zip(names, codes.tolist(), strict=True))
         groups = np.array([number[name] for name in mine.names], np.int64)
     by_name = dict(zip(names, codes.tolist(), strict=True))
-    return Archive(familiarity(vectors, groups, coverage, most=most, seed=seed), vectors, groups, by_name)
+    cases = Cases(vectors, groups)
+    return Archive(familiarity(vectors, groups, coverage, most=most, seed=seed, cases=cases), cases, by_name)
 
 
 def _vectors(store: Store, spaces: Sequence[Space], contents: IntArray) -> npt.NDArray[np.float32]:

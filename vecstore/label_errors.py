@@ -258,11 +258,12 @@ def _stored(store: Store, task: str, model: int | None) -> _Predicted | None:
     probabilities = np.full((len(data), len(data.classes)), np.nan)
     told = [_fill(probabilities, data.items, probe.items, probe.probabilities, record.part)]
     if record.part == "test":
-        learned = _learned(store, probe, data)
-        if learned is None:
+        apart = _apart(probe)
+        learned = None if apart is None else _learned(store, probe, data, len(apart))
+        if apart is None or learned is None:
             notes.append("only the test part has predictions: items of training have gone since; train again for all")
         else:
-            told.append(_fill(probabilities, data.items, learned, probe.estimator.oof_, "out-of-fold"))
+            told.append(_fill(probabilities, data.items, learned, apart, "out-of-fold"))
     changed = _changed(store, probe, data.items)
     if changed.any():
         probabilities[changed] = np.nan
@@ -280,8 +281,16 @@ def _fill(whole: DoubleArray, items: IntArray, some: IntArray, values: npt.NDArr
     return f"{what} ({int(here.sum())})"
 
 
-def _learned(store: Store, probe: Probe, data: Dataset) -> IntArray | None:
-    """The rows a model was trained on, in the order of its out-of-fold predictions; None if that can't be told."""
+def _apart(probe: Probe) -> DoubleArray | None:
+    """Out-of-fold predictions of the training part, calibrated as those of the test part are; None if not kept."""
+    if probe.out_of_fold is not None:
+        return probe.out_of_fold.probabilities
+    kept: DoubleArray | None = getattr(probe.estimator, "oof_", None)
+    return kept
+
+
+def _learned(store: Store, probe: Probe, data: Dataset, n: int) -> IntArray | None:
+    """The rows a model was trained on, in the order of its n out-of-fold predictions; None if that can't be told."""
     assert probe.model is not None
     seen = np.array(sorted(store.seen(probe.model)), np.int64)
     rows = seen
@@ -289,8 +298,7 @@ def _learned(store: Store, probe: Probe, data: Dataset) -> IntArray | None:
         units = data.units
         numbers = np.unique(units.rows[np.isin(units.items, seen)])
         rows = units.items[units.first()][numbers]
-    out_of_fold = getattr(probe.estimator, "oof_", None)
-    return rows if out_of_fold is not None and len(out_of_fold) == len(rows) else None
+    return rows if len(rows) == n else None
 
 
 def _changed(store: Store, probe: Probe, items: IntArray) -> BoolArray:

@@ -44,7 +44,7 @@ _group = click.option(
 @click.option(
     "--max-queries",
     type=int,
-    default=20_000,
+    default=100_000,
     show_default=True,
     help="Near-duplicates are looked for of so many pictures: those of the test part first.",
 )

@@ -243,3 +243,21 @@ def test_a_damaged_calibration_is_refused(spoilt: dict[str, Any], cases: Cases) 
     head["calibration"] |= spoilt
     with pytest.raises(StoreDamaged, match=r"the calibration in model.json can't be used"):
         calibrator_of({**files, "model.json": json.dumps(head).encode()})
+
+
+def test_a_sure_mistake_costs_what_scikit_learn_says() -> None:
+    y, p = overconfident(40, "binary")
+    p[0] = np.eye(2)[1 - y[0]]
+    assert calibration(y, p, ["n", "y"], "binary", n_boot=0).log_loss.value == pytest.approx(log_loss(y, p), abs=1e-12)
+    y, p = overconfident(40, "multi-class")
+    p[0] = np.eye(3)[(y[0] + 1) % 3]
+    assert calibration(y, p, "xyz", "multi-class", n_boot=0).log_loss.value == pytest.approx(log_loss(y, p), abs=1e-12)
+    y, p = overconfident(40, "multi-label")
+    p[0] = 1 - y[0]
+    told = calibration(y, p, ["x", "y"], "multi-label", n_boot=0).log_loss.value
+    assert told == pytest.approx(np.mean([log_loss(y[:, k], p[:, k]) for k in range(2)]), abs=1e-12)
+
+
+def test_a_calibrator_takes_the_positive_class_alone_as_evaluate_does() -> None:
+    y, p = overconfident(60, "binary")
+    assert fit_calibrator("platt", y, p[:, 1], "binary") == fit_calibrator("platt", y, p, "binary")

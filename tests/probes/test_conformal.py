@@ -13,7 +13,14 @@ from scipy.special import softmax
 
 from vecstore.errors import DataError
 from vecstore.probes.assessing import assess
-from vecstore.probes.conformal import check_sets, familiarity, group_quantile, nearest, prediction_sets
+from vecstore.probes.conformal import (
+    check_familiarity,
+    check_sets,
+    familiarity,
+    group_quantile,
+    nearest,
+    prediction_sets,
+)
 from vecstore.probes.measures import Tuning
 
 
@@ -156,3 +163,52 @@ def test_a_sample_of_groups_is_enough_for_a_limit() -> None:
 def test_a_coverage_that_is_no_share_is_refused(coverage: float) -> None:
     with pytest.raises(DataError, match=r"coverage=.*; expected more than 0 and less than 1; pass 0.9"):
         prediction_sets([0, 1], [[0.5, 0.5], [0.1, 0.9]], "binary", coverage)
+
+
+def test_groups_that_are_too_few_are_refused_and_not_a_wrong_index() -> None:
+    rng = np.random.default_rng(0)
+    y, p, groups = clustered(10, 2, rng)
+    few = groups[:-1]
+    for ask in (
+        lambda: prediction_sets(y, p, "binary", 0.8, few),
+        lambda: check_sets(y, p, ["a", "b"], "binary", few, prediction_sets(y, p, "binary", 0.8, groups)),
+        lambda: familiarity(p, few, 0.8),
+        lambda: group_quantile(p[:, 0], few, 0.8),
+    ):
+        with pytest.raises(DataError, match=f"{len(y)} rows and {len(y) - 1} groups; expected a group per row"):
+            ask()
+
+
+def test_a_coverage_that_is_no_share_is_refused_even_where_nothing_rests_on_it() -> None:
+    with pytest.raises(DataError, match="coverage=7; expected more than 0 and less than 1"):
+        assess(np.array([0, 1]), np.eye(2), ["a", "b"], "binary", np.arange(2), coverage=7, n_boot=0)
+
+
+def test_rows_unlike_those_that_sets_rest_on_are_told() -> None:
+    rng = np.random.default_rng(3)
+    y, p, groups = clustered(300, 2, rng)
+    new_y, new_p, new_groups = clustered(200, 2, rng)
+    like = assess(new_y, new_p, ["a", "b"], "binary", new_groups, tuning=Tuning(y, p), tuning_groups=groups, n_boot=99)
+    assert like.notes == []
+    turned = np.where((new_groups % 3 == 0)[:, None], new_p[:, ::-1], new_p)  # another scanner, say
+    unlike = assess(
+        new_y, turned, ["a", "b"], "binary", new_groups, tuning=Tuning(y, p), tuning_groups=groups, n_boot=99
+    )
+    (note,) = unlike.notes
+    assert note.startswith("prediction sets hold the truth in 0.7") and "and not in 0.9: they are unlike those" in note
+
+
+def test_familiarity_is_checked_on_groups_that_a_rule_does_not_rest_on() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), 3)
+    X = np.r_[4, np.zeros(15)] + rng.normal(size=(200, 16))[groups] + 0.1 * rng.normal(size=(600, 16))
+    found = check_familiarity(X, groups, groups % 5, 0.9, n_boot=200)
+    assert found.value == pytest.approx(0.9, abs=0.03)
+    low, high = found.interval or (0, 0)
+    assert low < 0.9 < high
+    held = np.zeros(600)
+    for fold in range(5):
+        inside = groups % 5 == fold
+        rule = familiarity(X[~inside], groups[~inside], 0.9)
+        held[inside] = ~rule.unfamiliar(nearest(X[inside], X[~inside]))
+    assert found.value == pytest.approx(held.mean(), abs=1e-12)  # groups are of one size

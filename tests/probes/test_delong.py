@@ -83,11 +83,20 @@ def test_midranks_give_what_pairs_give(seed: int, decimals: int) -> None:
     np.testing.assert_allclose(found.auc, [roc_auc_score(positive, row) for row in rows], atol=1e-12)
 
 
+def test_an_area_of_ratings_with_ties_is_the_published_one() -> None:
+    """109 CT images rated 1 to 5, 58 normal and 51 abnormal cases: Hanley & McNeil (1982), Radiology 143, 29."""
+    ratings = np.repeat([1, 2, 3, 4, 5] * 2, [33, 6, 6, 11, 2, 3, 2, 2, 11, 33])
+    found = delong(ratings, np.arange(109) >= 58)
+    assert round(float(found.auc[0]), 3) == 0.893
+    assert np.sqrt(found.covariance[0, 0]) == pytest.approx(0.032, abs=0.002)  # theirs, by another formula
+
+
 def test_what_ranks_alike_has_no_p_and_one_row_of_a_class_no_variance() -> None:
     found = paired_test(ALBUMIN, 2 * ALBUMIN, HELPED)
     assert found is not None and (found.difference, found.z, found.p) == (0.0, None, None)
     assert paired_test([1, 2, 3], [3, 2, 1], [True, False, False]) is None
     assert delong([1, 2, 3], [True, False, False]).interval() is None
+    assert delong([1, 2, 3, 4], [False, False, True, True]).interval() is None  # an area of 1 is not known exactly
     assert np.isnan(delong([1, 2], [True, True]).auc).all()
 
 

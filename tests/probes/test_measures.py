@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, t
+from scipy.stats import binomtest, norm, t
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -25,7 +25,7 @@ from statsmodels.stats.multitest import multipletests
 from vecstore.errors import DataError
 from vecstore.probes import evaluate
 from vecstore.probes.auc import OneVsRest, resamples
-from vecstore.probes.estimates import holm, percentiles, replicates, two_sided
+from vecstore.probes.estimates import Rests, bounded, holm, percentiles, replicates, two_sided
 from vecstore.probes.measures import Measures, Tuning, measure, threshold_for
 
 EXACT = 1e-12
@@ -146,13 +146,18 @@ def test_resampled_figures_are_those_of_the_repeated_rows() -> None:
     expected = [
         [
             cohen_kappa_score(y[rows], p[rows].argmax(axis=1), weights="quadratic"),
-            f1_score(y[rows], p[rows].argmax(axis=1), average="macro"),
-            np.mean([average_precision_score(y[rows] == k, p[rows, k]) for k in range(3)]),
+            *(average_precision_score(y[rows] == k, p[rows, k]) for k in range(3)),
         ]
         for rows in (np.repeat(np.arange(120), weights[groups].astype(int)) for weights in drawn)
     ]
-    for name, column in zip(("quadratic_kappa", "f1", "auprc"), np.array(expected).T, strict=True):
-        assert found.overall[name].interval == pytest.approx(percentiles(column, int(groups.max()) + 1), abs=EXACT)
+    size = int(groups.max()) + 1
+    kappas, areas = np.array(expected)[:, 0], np.array(expected)[:, 1:]
+    interval = bounded(value(found, "quadratic_kappa"), kappas, Rests.on(size), least=-1)
+    assert found.overall["quadratic_kappa"].interval == pytest.approx(interval, abs=EXACT)
+    sides = [[len(set(groups[(y == k) == side].tolist())) for side in (True, False)] for k in range(3)]
+    rests = Rests.mean(areas, [Rests.sides(*one) for one in sides])
+    interval = bounded(value(found, "auprc"), areas.mean(axis=1), rests)
+    assert found.overall["auprc"].interval == pytest.approx(interval, abs=EXACT)
 
 
 # Kappa
@@ -239,6 +244,24 @@ def test_predictive_values_follow_bayes_at_the_stated_prevalence() -> None:
     stated = measure(y, p, ["n", "y"], "binary", prevalence=y.mean(), n_boot=0)
     assert plain.per_class["y"]["ppv"].value == pytest.approx(stated.per_class["y"]["ppv"].value, abs=EXACT)
     assert (plain.prevalence_stated, stated.prevalence_stated) == (False, True)
+
+
+def _counted(tp: int, fp: int, fn: int, tn: int) -> tuple[Any, Any]:
+    """Labels and probabilities of a table of four."""
+    y = np.repeat([1, 0, 1, 0], [tp, fp, fn, tn])
+    return y, np.repeat([0.9, 0.9, 0.1, 0.1], [tp, fp, fn, tn])
+
+
+def test_liver_scans_are_as_altman_and_bland_have_them() -> None:
+    """Altman & Bland (1994), BMJ 308, 1552 and 309, 102: scans of 344 patients, 258 of them with liver disease."""
+    y, p = _counted(231, 32, 27, 54)
+    told = measure(y, p, ["normal", "abnormal"], "binary", n_boot=0).per_class["abnormal"]
+    published = {"sensitivity": 0.90, "specificity": 0.63, "ppv": 0.88, "npv": 0.67}
+    for name, share in published.items():
+        assert round(told[name].value or 0, 2) == share, name
+    # Their second note: at a prevalence of 0.25 instead of 0.75.
+    stated = measure(y, p, ["normal", "abnormal"], "binary", prevalence=0.25, n_boot=0).per_class["abnormal"]
+    assert (round(stated["ppv"].value or 0, 2), round(stated["npv"].value or 0, 2)) == (0.45, 0.95)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +354,84 @@ def test_the_bootstrap_reproduces_efron_and_tibshirani() -> None:
     assert MICE[order][middle].std() == pytest.approx(37.83, abs=0.8)  # the same of the median
 
 
+LSAT = [576, 635, 558, 578, 666, 580, 555, 661, 651, 605, 653, 575, 545, 572, 594]
+GPA = [3.39, 3.30, 2.81, 3.03, 3.44, 3.07, 3.00, 3.43, 3.36, 3.13, 3.12, 2.74, 2.76, 2.88, 2.96]
+"""The fifteen law schools of Efron & Tibshirani (1993), table 3.1."""
+
+
+def test_the_bootstrap_reproduces_the_law_schools() -> None:
+    """Correlation 0.776, and its standard error 0.132 with 3,200 resamples: their table 6.1."""
+    sat, gpa = np.array(LSAT, float), np.array(GPA)
+    products = np.stack([np.ones(15), sat, gpa, sat * gpa, sat**2, gpa**2])
+
+    def correlation(drawn: Any) -> dict[str, Any]:
+        n, a, b, ab, aa, bb = products @ drawn.T
+        return {"r": (ab * n - a * b) / np.sqrt((aa * n - a**2) * (bb * n - b**2))}
+
+    whole, many = replicates(correlation, 15, 20_000, seed=0)
+    assert round(float(whole["r"]), 3) == 0.776 == round(float(np.corrcoef(sat, gpa)[0, 1]), 3)
+    assert many["r"].std(ddof=1) == pytest.approx(0.132, abs=0.004)
+    # Fisher's z is half the log-odds scale of a figure from -1 to 1, so by the same error the two are one interval.
+    reach = t.ppf(0.975, 14) * many["r"].std(ddof=1) * np.sqrt(15 / 14) / (1 - whole["r"] ** 2)
+    expected = np.tanh(np.arctanh(whole["r"]) + np.array([-reach, reach]))
+    assert bounded(float(whole["r"]), many["r"], Rests.on(15), least=-1) == pytest.approx(expected, abs=EXACT)
+
+
+# Intervals
+
+
+def test_a_figure_between_bounds_has_an_interval_within_them_and_one_at_a_bound_the_exact_limit() -> None:
+    spread = 0.9 + 0.02 * norm.ppf((np.arange(999) + 0.5) / 999)
+    low, high = bounded(0.9, spread, Rests.on(40)) or (0.0, 0.0)
+    reach = t.ppf(0.975, 39) * spread.std(ddof=1) * np.sqrt(40 / 39) / (0.9 * 0.1)
+    assert (low, high) == pytest.approx((1 / (1 + np.exp(reach) / 9), 1 / (1 + np.exp(-reach) / 9)), abs=EXACT)
+    for n in (2, 7, 30):
+        exact = binomtest(n, n).proportion_ci(0.95, "exact")
+        assert bounded(1.0, np.ones(50), Rests.on(n)) == pytest.approx((exact.low, 1.0), abs=EXACT)
+        assert bounded(0.0, np.zeros(50), Rests.on(n)) == pytest.approx((0.0, 1 - exact.low), abs=EXACT)
+    loss = bounded(0.4, 0.4 + 0.01 * norm.ppf((np.arange(99) + 0.5) / 99), Rests.on(40), most=np.inf)
+    assert loss is not None and 0 < loss[0] < 0.4 < loss[1] and loss[0] * loss[1] == pytest.approx(0.16, abs=EXACT)
+    for nothing in (
+        bounded(np.nan, spread, Rests.on(40)),
+        bounded(0.9, np.array([0.9]), Rests.on(40)),
+        bounded(0.9, spread, Rests.on(1)),  # one group says nothing of others
+        bounded(1.0, np.ones(9), Rests.on(9), least=-1),
+    ):
+        assert nothing is None
+
+
+def test_a_figure_rests_on_the_groups_that_have_the_class() -> None:
+    assert Rests.on(8) == (8, 8)
+    assert tuple(Rests.sides(25, 25)) == pytest.approx((49, 25))  # Welch's degrees of freedom are 48
+    assert Rests.sides(5, 1000).groups == pytest.approx(5.04, abs=0.01)
+    assert Rests.sides(1, 50).groups == 1
+    columns = norm.ppf((np.arange(99)[:, None] + 0.5) / 99) * [[1.0, 1.0, 3.0]]
+    df = (1 + 1 + 9) ** 2 / (1 / 9 + 1 / 19 + 81 / 29)
+    assert tuple(Rests.mean(columns, [Rests.on(10), Rests.on(20), Rests.on(30)])) == pytest.approx((1 + df, 10))
+    y = np.r_[np.ones(6, int), np.zeros(94, int)]
+    p = np.clip(0.3 * y + 0.7 * np.random.default_rng(0).random(100), 0, 1)
+    few = measure(y, p, ["n", "y"], "binary", np.r_[np.zeros(5, int), np.arange(1, 96)])  # six rows of two patients
+    assert few.per_class["y"]["sensitivity"].interval is not None
+    low, high = few.per_class["y"]["sensitivity"].interval
+    assert high - low > 0.8
+    one = measure(y, p, ["n", "y"], "binary", np.r_[np.zeros(6, int), np.arange(1, 95)])
+    assert one.per_class["y"]["sensitivity"].interval is None and one.per_class["y"]["auc"].interval is None
+    assert one.per_class["y"]["specificity"].interval is not None
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(10), 4)])
+def test_what_is_always_right_is_not_told_without_a_width(groups: Any) -> None:
+    y = np.repeat([0, 1], 20)
+    found = measure(y, 0.1 + 0.8 * y, ["n", "y"], "binary", groups, prevalence=0.01)
+    sure = 20 if groups is None else 5
+    for name in ("auc", "auprc", "sensitivity", "specificity", "f1"):
+        assert found.per_class["y"][name].interval == pytest.approx((0.025 ** (1 / sure), 1.0), abs=EXACT)
+    # A PPV of 1 at a prevalence of 1 % hangs on the specificity: 0.83 may be no better than 0.06.
+    limit = 0.025 ** (1 / sure)
+    assert found.per_class["y"]["ppv"].interval == pytest.approx((0.01 / (0.01 + (1 - limit) * 0.99), 1.0), abs=EXACT)
+    assert found.per_class["y"]["npv"].interval == pytest.approx((0.99 / (0.99 + (1 - limit) * 0.01), 1.0), abs=EXACT)
+
+
 def test_percentiles_are_expanded_as_hesterberg_has_it_and_hardly_for_many_groups() -> None:
     values = np.arange(100_001) / 1e5
     expected = norm.cdf(-np.sqrt(30 / 29) * t.ppf(0.975, 29))
@@ -350,3 +451,16 @@ def test_holm_equals_statsmodels(p_values: list[float]) -> None:
 def test_a_bootstrap_p_counts_the_rarer_side() -> None:
     assert two_sided(np.r_[np.full(3, -1.0), np.full(96, 1.0)]) == pytest.approx(0.08)
     assert two_sided(np.zeros(10)) == 1.0
+
+
+def test_a_class_without_a_threshold_is_left_out_of_the_mean_and_said() -> None:
+    y, p = noisy(200, 3)
+    tune_y, tune_p = noisy(100, 3, seed=1)
+    found = measure(y, p, list("abc"), "multi-class", tuning=Tuning(tune_y % 2, tune_p), n_boot=20)  # no row of c
+    assert [len(found.points[name]) for name in "abc"] == [2, 2, 1]  # a specificity needs no row of the class
+    told = [found.points[name][1].specificity.value or 0.0 for name in "ab"]
+    mean = found.overall["specificity_at_sensitivity"]
+    assert min(told) > 0 and mean.value is not None
+    assert mean.value == pytest.approx(np.mean(told), abs=EXACT) and mean.interval is not None
+    assert mean.interval[0] < mean.value < mean.interval[1]
+    assert found.notes == ["c: no threshold for sensitivity 0.9, no row to choose it on is of the class"]

@@ -107,7 +107,7 @@ def test_scores_become_plain_json() -> None:
     scores = evaluate([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.3], ["n", "y"], "binary", n_boot=20)
     read = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert read["auc"] == 1.0
-    assert read["auc_interval"] == [1.0, 1.0]
+    assert read["auc_interval"] == [pytest.approx(0.025**0.5), 1.0]  # two groups on either side, all alike
     assert read["notes"] == []
 
 
@@ -129,3 +129,14 @@ def test_one_class_only_has_no_auc() -> None:
 def test_what_can_not_be_evaluated_is_said(y: list[int], p: object, fact: str) -> None:
     with pytest.raises(DataError, match=fact):
         evaluate(y, p, ["n", "y"], "binary")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("groups", [[1.0, np.nan, 1.0, np.nan], np.array(["a", None, "a", None], object)])
+def test_a_row_without_a_group_is_a_group_of_its_own(groups: object) -> None:
+    assert evaluate([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.3], ["n", "y"], "binary", groups, n_boot=5).groups == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("p", [[-3.0, 2.5], [0.2, 1.1]])
+def test_scores_that_are_no_probabilities_are_refused(p: list[float]) -> None:
+    with pytest.raises(DataError, match=r"probabilities from .* to .*; expected numbers from 0 to 1; .* decision_func"):
+        evaluate([0, 1], p, ["n", "y"], "binary")

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from vecstore.errors import DataError
-from vecstore.probes.estimates import percentiles, replicates
+from vecstore.probes.estimates import Rests, percentiles, replicates
 from vecstore.probes.subgroups import subgroups
 
 N = 400
@@ -44,7 +44,10 @@ def test_each_value_has_its_auc_and_its_gap_to_the_rest() -> None:
     low, high = cells["F"].gap.interval
     assert 0 < low < cells["F"].gap.value < high
     assert cells["M"].gap.interval == pytest.approx((-high, -low), abs=1e-12)
-    assert (cells["F"].n, cells["F"].groups) == (is_f.sum(), len(np.unique(groups[is_f])))
+    exact = (is_f.sum(), len(np.unique(groups[is_f])))
+    assert (cells["F"].n, cells["F"].groups) == tuple(10 * round(n / 10) for n in exact)  # X is suppressed
+    everyone = {cell.value: cell for cell in _judge(sex, min_cell=2).cells}
+    assert (everyone["F"].n, everyone["F"].groups) == exact
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -64,8 +67,12 @@ def test_gaps_are_resampled_by_groups_that_both_sides_share() -> None:
         parts = [[i for i in repeated.tolist() if sex[i] == which] for which in "FM"]
         gaps.append(np.subtract(*(roc_auc_score(y[part], chance[part]) for part in parts)))
     assert found.cells[0].gap is not None
-    fewer = min(len({int(g) for g, one in zip(groups, sex, strict=True) if one == which}) for which in "FM")
-    assert found.cells[0].gap.interval == pytest.approx(percentiles(np.array(gaps), fewer), abs=1e-12)
+    rests = [
+        Rests.sides(*(len({int(groups[i]) for i in range(N) if sex[i] == which and y[i] == side}) for side in (0, 1)))
+        for which in "FM"
+    ]
+    expected = percentiles(np.array(gaps), min(one.groups for one in rests))
+    assert found.cells[0].gap.interval == pytest.approx(expected, abs=1e-12)
 
 
 def test_small_cells_are_suppressed_and_take_no_part_in_a_gap() -> None:
@@ -76,6 +83,18 @@ def test_small_cells_are_suppressed_and_take_no_part_in_a_gap() -> None:
     assert found.cells[0].gap.value == -found.cells[1].gap.value
     assert not _judge(sex, min_cell=2).cells[2].suppressed
     assert all(cell.suppressed for cell in _judge(sex, min_cell=500).cells)
+
+
+def test_the_count_of_a_suppressed_cell_can_not_be_worked_out() -> None:
+    *_, sex = rows()
+    left = set()
+    for hidden in range(1, 8):
+        values = ["X"] * hidden + [one if one != "X" else "F" for one in sex[hidden:]]
+        found = _judge(values, n_boot=0)
+        left.add(N - found.missing - sum(cell.n or 0 for cell in found.cells))
+        assert found.notes[-1].startswith("counts are rounded to 10: those of a suppressed cell could be worked out")
+    assert len(left) < 3  # seven counts of X, and hardly a difference to see
+    assert _judge(["F", "M"] * (N // 2), n_boot=0).notes == []
 
 
 def test_ages_are_cut_in_bands_other_numbers_at_quartiles_and_few_kinds_not_at_all() -> None:
@@ -116,3 +135,29 @@ def test_edges_of_text_or_that_do_not_rise_are_refused() -> None:
         _judge(sex, edges=[40])
     with pytest.raises(DataError, match="edges 60, 40 of age; expected numbers that rise; --subgroup age=40,60"):
         _judge([1.0] * N, column="age", edges=[60, 40])
+
+
+def test_a_number_that_is_none_is_no_value() -> None:
+    found = _judge([float("nan"), *[50.0] * (N - 1)], column="age")
+    assert [(cell.value, cell.n) for cell in found.cells] == [("40 to < 60", N - 1)] and found.missing == 1
+
+
+def test_bands_of_long_numbers_have_names_of_their_own() -> None:
+    dates = [20200101.0 + i % 90 for i in range(N)]
+    found = _judge(dates, column="StudyDate", edges=[20200110, 20200111.5, 20200130])
+    assert [cell.value for cell in found.cells] == [
+        "< 20200110",
+        "20200110 to < 20200111.5",
+        "20200111.5 to < 20200130",
+        ">= 20200130",
+    ]
+    assert found.cells[1].n == sum(20200110 <= date < 20200111.5 for date in dates)
+    assert sum(cell.n for cell in found.cells) == N
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"), [({"edges": [float("nan")]}, "edges nan"), ({"min_cell": 0}, "min_cell=0")]
+)
+def test_an_edge_that_is_no_number_and_cells_of_none_are_refused(options: Any, fact: str) -> None:
+    with pytest.raises(DataError, match=fact):
+        _judge([1.0] * N, column="age", **options)

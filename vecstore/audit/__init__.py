@@ -22,7 +22,7 @@ from vecstore.store import Items, Space, Store, Task, using
 
 __all__ = ["Audit", "Example", "Finding", "Member", "Severity", "audit"]
 
-MAX_QUERIES = 20_000
+MAX_QUERIES = 100_000
 """Of more pictures, the near-duplicates of this many are looked for: those of test parts first."""
 
 

@@ -7,16 +7,17 @@ absent, the cosine stands alone, and that is said. Mirrored and turned copies ar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from vecstore.audit.findings import Example, Finding, Labelled, Severity, Shown, counted
+from vecstore.audit.pairs import near_pairs
 from vecstore.dataset.levels import PARTS
 from vecstore.decode.likeness import BITS, picture_hash
-from vecstore.neighbours import Searcher, searcher
 from vecstore.records import BoolArray, FloatArray, IntArray, Progress
-from vecstore.store import Space, Store
+from vecstore.store import Items, Space, Store
 
 COSINE = 0.98
 """From which on two vectors propose a near-duplicate."""
@@ -24,7 +25,7 @@ COSINE = 0.98
 DIFFERENT_BITS = 40
 """Of 256 bits of the picture hash, up to which they confirm it.
 
-Measured with the bundled encoder, 8 nearest neighbours each: of 780 ultrasounds (BUSI) 199 pairs are within it, of
+Measured with the bundled encoder: of 780 ultrasounds (BUSI) 199 pairs are within it, of
 cosine 0.98 and more, and those looked at show the same; of 1,003 chest radiographs (Kermany) none is, and the nearest
 pair of different patients differs in 45 bits.
 """
@@ -32,10 +33,10 @@ pair of different patients differs in 45 bits.
 ALONE = 0.996
 """Cosine that is asked for where there is no thumbnail to confirm: beyond that of different radiographs."""
 
-NEIGHBOURS = 8
-"""Nearest pictures of each that are looked at."""
+NEIGHBOURS = 32
+"""Nearest pictures of each that are looked at, at most."""
 
-_BLOCK = 1024
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +95,22 @@ def find_twins(
     seed : int
     progress : Progress
     """
-    engine = searcher(store, space)
-    contents, place = _one_each(engine)
-    asked = _asked(engine, place, first, most, seed)
-    near = engine.items.contents
-    pairs: dict[tuple[int, int], float] = {}
+    items = store.items()
+    rows = np.flatnonzero(np.isin(items.contents, store.embedded(space)))
+    contents, at = np.unique(items.contents[rows], return_index=True)
+    places = rows[at]  # the first item of each content
+    asked = _asked(contents, np.unique(items.contents[first]), most, seed)
     progress.begin("pictures compared", len(asked))
-    for start in range(0, len(asked), _BLOCK):
-        block = asked[start : start + _BLOCK]
-        vectors = engine.vectors(store, space, near[block])
-        own = [[int(item)] for item in engine.items.ids[block]]
-        hits = engine.find(vectors, NEIGHBOURS + 1, None, own, once_per=(near,))
-        for query, of_one in zip(block.tolist(), hits, strict=True):
-            alike = [hit for hit in of_one if hit.score >= cosine]
-            where = np.searchsorted(engine.items.ids, [hit.item for hit in alike]).tolist()
-            for other, hit in zip(where, alike, strict=True):
-                if near[other] != near[query]:
-                    a, b = place[near[query]], place[near[other]]
-                    pairs[min(a, b), max(a, b)] = hit.score
-        progress.step(len(block))
+    vectors = store.vectors(space, contents, np.float16)
+    left, right, scores, crowded = near_pairs(vectors, cosine, NEIGHBOURS, asked, seed=seed, step=progress.step)
+    del vectors
     progress.end()
-    keys = np.array(sorted(pairs, key=lambda pair: (-pairs[pair], pair)), np.int64).reshape(-1, 2)
-    scores = np.array([pairs[a, b] for a, b in keys.tolist()], np.float32)
-    bits = _bits(store, engine, keys)
+    keys = np.sort(np.stack([places[left], places[right]], axis=1), axis=1)
+    order = np.lexsort((keys[:, 1], keys[:, 0], -scores))
+    keys, scores = keys[order], scores[order]
+    bits = _bits(store, items, keys)
     kept = np.where(bits < 0, scores >= max(cosine, ALONE), bits <= different_bits)
+    notes = [f"{crowded} pictures have more than {NEIGHBOURS} such neighbours, of which the nearest were looked at"]
     return Twins(
         keys[kept, 0],
         keys[kept, 1],
@@ -127,43 +120,38 @@ def find_twins(
         len(contents),
         len(keys),
         int((kept & (bits < 0)).sum()),
-        list(engine.notes),
+        notes if crowded else [],
     )
 
 
-def _one_each(engine: Searcher) -> tuple[IntArray, dict[int, int]]:
-    """Contents with a vector, and the first item of each."""
-    rows = np.flatnonzero(engine.candidates())
-    contents, at = np.unique(engine.items.contents[rows], return_index=True)
-    return contents, dict(zip(contents.tolist(), rows[at].tolist(), strict=True))
-
-
-def _asked(engine: Searcher, place: dict[int, int], first: BoolArray, most: int, seed: int) -> IntArray:
-    """Places that are asked for, one per content: those of `first` before the others."""
-    wanted = set(engine.items.contents[first].tolist())
-    every = np.array(list(place.values()), np.int64)
-    early: BoolArray = np.array([content in wanted for content in place], np.bool_)
-    order = np.random.default_rng(seed).permutation(len(every))
+def _asked(contents: IntArray, wanted: IntArray, most: int, seed: int) -> IntArray:
+    """Which contents are asked for, ascending: those that are wanted before the others, these by chance."""
+    order = np.random.default_rng(seed).permutation(len(contents))
+    early: BoolArray = np.isin(contents, wanted)
     order = order[np.argsort(~early[order], kind="stable")]
-    return np.sort(every[order[:most]])
+    return np.sort(order[:most])
 
 
-def _bits(store: Store, engine: Searcher, pairs: IntArray) -> IntArray:
+def _bits(store: Store, items: Items, pairs: IntArray) -> IntArray:
     """In how many bits the hashes of pairs differ; -1 where one has no thumbnail."""
     places = np.unique(pairs)
-    hashes = store.hashes_of(engine.items.ids[places].tolist())
-    pictures = store.thumbnails.get(list(hashes.values()))
-    known: dict[int, BoolArray] = {}
-    for place, item in zip(places.tolist(), engine.items.ids[places].tolist(), strict=True):
-        encoded = pictures.get(hashes[item])
-        if encoded is not None:
-            try:
-                known[place] = picture_hash(encoded)
-            except OSError:
-                continue  # a damaged cache entry is as if it were absent
-    return np.array(
-        [int((known[a] != known[b]).sum()) if a in known and b in known else -1 for a, b in pairs.tolist()], np.int64
-    )
+    packed, known = np.zeros((len(places), BITS // 8), np.uint8), np.zeros(len(places), np.bool_)
+    for start in range(0, len(places), _BLOCK):
+        ids = items.ids[places[start : start + _BLOCK]].tolist()
+        hashes = store.hashes_of(ids)
+        pictures = store.thumbnails.get(list(hashes.values()))
+        for row, item in enumerate(ids, start):
+            encoded = pictures.get(hashes[item])
+            if encoded is not None:
+                with suppress(OSError):  # a damaged cache entry is as if it were absent
+                    packed[row], known[row] = np.packbits(picture_hash(encoded)), True
+    at = np.searchsorted(places, pairs)
+    told = np.empty(len(pairs), np.int64)
+    for start in range(0, len(pairs), _BLOCK):
+        one, other = at[start : start + _BLOCK].T
+        different = np.bitwise_count(packed[one] ^ packed[other]).sum(axis=1, dtype=np.int64)
+        told[start : start + _BLOCK] = np.where(known[one] & known[other], different, -1)
+    return told
 
 
 def _told(twins: Twins, pair: int) -> str:

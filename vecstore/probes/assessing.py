@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.probes.calibration import Calibration, calibration
-from vecstore.probes.conformal import SetsCheck, check_sets, prediction_sets
+from vecstore.probes.conformal import SetsCheck, check_coverage, check_sets, prediction_sets
 from vecstore.probes.estimates import group_numbers
 from vecstore.probes.measures import SENSITIVITY, SPECIFICITY, Measures, Tuning, measure
 from vecstore.probes.subgroups import MIN_CELL, Subgroups, subgroups
@@ -110,6 +110,7 @@ def assess(
     ------
     DataError
     """
+    check_coverage(coverage)
     measures = measure(
         y,
         probabilities,
@@ -125,10 +126,17 @@ def assess(
         seed=seed,
     )
     found = calibration(y, probabilities, classes, kind, groups, n_boot=n_boot, seed=seed)
-    sets = None
+    sets, shifted = None, list[str]()
     if tuning is not None:
         held = group_numbers(tuning_groups, len(tuning.probabilities))
         sets = _sets(y, probabilities, classes, kind, groups, tuning, held, coverage, n_boot, seed)
+        reached = sets.covered
+        if reached.interval is not None and reached.interval[1] < coverage:
+            low, high = reached.interval
+            shifted.append(
+                f"prediction sets hold the truth in {reached.value:.2f} ({low:.2f}-{high:.2f}) of these rows and not in"
+                f" {coverage:g}: they are unlike those that the sets rest on, and so may new pictures be"
+            )
     parts = [
         subgroups(
             y,
@@ -145,7 +153,12 @@ def assess(
         )
         for column in columns
     ]
-    notes = [*measures.notes, *found.notes, *(f"{part.column}: {note}" for part in parts for note in part.notes)]
+    notes = [
+        *measures.notes,
+        *found.notes,
+        *shifted,
+        *(f"{part.column}: {note}" for part in parts for note in part.notes),
+    ]
     return Assessment(measures, found, sets, parts, notes)
 
 

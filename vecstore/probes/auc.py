@@ -90,6 +90,11 @@ class OneVsRest:
         1, 0, or NaN for unknown.
     codes : ndarray of shape (n,), int64
         Group of each row, from 0.
+
+    Attributes
+    ----------
+    sides : (int, int)
+        Groups that have positive rows, and negative ones.
     """
 
     def __init__(self, scores: DoubleArray, truth: DoubleArray, codes: IntArray) -> None:
@@ -100,6 +105,7 @@ class OneVsRest:
         upto = np.searchsorted(scores[negative], scores[positive], side="right")
         self._below, self._upto = below, None if np.array_equal(below, upto) else upto
         self._negative, self._positive = codes[negative], codes[positive]
+        self.sides = len(np.unique(self._positive)), len(np.unique(self._negative))
         first = np.searchsorted(scores[positive], scores[positive], side="left")
         self._first = None if np.array_equal(first, np.arange(len(first))) else first
 

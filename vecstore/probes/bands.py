@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array, vstack
 
-from vecstore.errors import DataError
-from vecstore.probes.estimates import group_numbers, percentiles, replicates
+from vecstore.probes.estimates import Rests, group_numbers, percentiles, replicates
 from vecstore.probes.measures import shown_columns
 from vecstore.probes.metrics import checked
 from vecstore.records import DoubleArray, IntArray, TaskKind
@@ -108,8 +107,6 @@ def curves(
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     size = int(codes.max()) + 1
     columns = shown_columns(names, kind)
     shown = [names[k] for k in columns]
@@ -122,9 +119,10 @@ def curves(
     for name, one in told.items():
         whole = np.asarray(one.sums.sum(axis=1), np.float64).reshape(2, -1)
         x, heights = _roc(whole)
-        roc[name] = _curve(x, heights, GRID, bands.get(("roc", name)), size)
+        rests = one.rests().groups
+        roc[name] = _curve(x, heights, GRID, bands.get(("roc", name)), rests)
         recall, precision = _precision_recall(whole)
-        precision_recall[name] = _curve(recall, precision, GRID[1:], bands.get(("pr", name)), size)
+        precision_recall[name] = _curve(recall, precision, GRID[1:], bands.get(("pr", name)), rests)
     return Curves(roc, precision_recall, n_boot, size)
 
 
@@ -133,6 +131,11 @@ class _Counts:
     """Rows of each group with and without a class, by the highest threshold they reach: a sparse matrix."""
 
     sums: Any
+
+    def rests(self) -> Rests:
+        """Groups that have rows on either side."""
+        middle = self.sums.shape[0] // 2
+        return Rests.sides(*(len(np.unique(side.indices)) for side in (self.sums[:middle], self.sums[middle:])))
 
     @classmethod
     def of(cls, truth: DoubleArray, scores: DoubleArray, codes: IntArray, size: int) -> _Counts | None:
@@ -203,8 +206,8 @@ def _at_recall(curve: tuple[DoubleArray, DoubleArray]) -> DoubleArray:
     return np.asarray(precision[np.minimum(places, len(precision) - 1)])
 
 
-def _curve(x: DoubleArray, y: DoubleArray, grid: DoubleArray, made: DoubleArray | None, size: int) -> Curve:
-    bounds = [] if made is None else [percentiles(column, size) for column in made.T]
+def _curve(x: DoubleArray, y: DoubleArray, grid: DoubleArray, made: DoubleArray | None, n_groups: float) -> Curve:
+    bounds = [] if made is None else [percentiles(column, n_groups) for column in made.T]
     told = [(float(at), *found) for at, found in zip(grid, bounds, strict=False) if found is not None]
     at, low, high = ([row[i] for row in told] for i in range(3))
     return Curve(x.tolist(), y.tolist(), at, low, high)

@@ -20,9 +20,10 @@ from vecstore.errors import DataError, NotFound
 from vecstore.probes.estimates import (
     Estimate,
     Interval,
+    Rests,
+    bounded,
     group_numbers,
     number,
-    percentiles,
     ratio,
     replicates,
     row_means,
@@ -38,6 +39,9 @@ BINS = 15
 
 CURVE_BINS = 10
 """Of the reliability curve: bins of equally many rows."""
+
+MOST_BRIER: Mapping[TaskKind, float] = {"binary": 1.0, "multi-class": 2.0, "multi-label": 1.0}
+"""The largest Brier score there can be."""
 
 MOST_CURVES = 20
 """Classes whose reliability curves have intervals."""
@@ -147,7 +151,8 @@ def fit_calibrator(
         One number for all; slope and offset per class; or any rising line per class.
     y : array-like of shape (n,) or (n, n_labels)
         Class index; several labels: 0, 1 or NaN for unknown.
-    probabilities : array-like of shape (n, n_classes)
+    probabilities : array-like of shape (n, n_classes) or (n,)
+        Binary may give the positive class alone.
     kind : {"binary", "multi-class", "multi-label"}
     groups : array-like of shape (n,), optional
         Only counted.
@@ -170,8 +175,8 @@ def fit_calibrator(
     """
     if method not in METHODS[1:]:
         raise NotFound(f"no calibration {method!r}", expected=f"one of: {', '.join(METHODS)}", do="--calibrate platt")
-    scores = np.asarray(probabilities, np.float64)
-    truth, scores, names = checked(y, scores, range(scores.shape[1]), kind)
+    n_classes = 2 if np.ndim(probabilities) == 1 else np.shape(probabilities)[1]
+    truth, scores, names = checked(y, probabilities, range(n_classes), kind)
     shown = shown_columns(names, kind)
     for k in shown:
         if not ((truth[:, k] == 1).any() and (truth[:, k] == 0).any()):
@@ -277,7 +282,7 @@ class Calibration:
     brier_of_prior : float
         Of always predicting the shares of the evaluated rows: what to be better than.
     log_loss : Estimate
-        Natural logarithm; mean over labels.
+        Natural logarithm, of probabilities not below 2.2e-16; mean over labels.
     bins, curve_bins : int
     per_class : dict of class to Reliability
         Of a binary task the positive class only.
@@ -340,8 +345,6 @@ def calibration(
         raise DataError(f"bins={bins}, curve_bins={curve_bins}", expected="at least 1", do="leave them out")
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     size, known = int(codes.max()) + 1, ~np.isnan(truth)
     whole, resampled = replicates(Losses(truth, scores, kind, codes), size, n_boot, seed)
     shown = shown_columns(names, kind)
@@ -367,9 +370,9 @@ def calibration(
     prior = np.where(known, truth, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     flat = Losses(truth, np.broadcast_to(prior, scores.shape), kind, codes)(np.ones((1, size)))
     return Calibration(
-        brier=Estimate.of(float(whole["brier"]), resampled["brier"], size),
+        brier=Estimate.of(float(whole["brier"]), resampled["brier"], Rests.on(size), most=MOST_BRIER[kind]),
         brier_of_prior=float(flat["brier"][0]),
-        log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"], size),
+        log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"], Rests.on(size), most=np.inf),
         bins=bins,
         curve_bins=curve_bins,
         per_class=told,
@@ -402,7 +405,7 @@ class Losses:
 
 def _losses(truth: DoubleArray, scores: DoubleArray, kind: TaskKind) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Squared and logarithmic loss of each row, and whether it counts: of shape (n, 1); of several labels per label."""
-    least = np.finfo(np.float64).tiny
+    least = np.finfo(np.float64).eps  # as scikit-learn has it: a sure mistake costs 36.04
     if kind == "multi-label":
         known = ~np.isnan(truth)
         sure = np.where(truth == 1, scores, 1 - scores)
@@ -441,9 +444,13 @@ def _shares(
         turned = np.ascontiguousarray(drawn.T)
         return {"observed": ratio(np.asarray(hits @ turned), np.asarray(held @ turned)).T}
 
-    _, resampled = replicates(shares, size, n_boot, seed)
+    whole, resampled = replicates(shares, size, n_boot, seed)
     groups = np.diff(held.indptr).tolist()  # that have rows in each bin
-    found = [percentiles(column, n) for column, n in zip(resampled["observed"].T, groups, strict=True)]
+    observed = whole["observed"].tolist()
+    found = [
+        bounded(value, column, Rests.on(n))
+        for value, column, n in zip(observed, resampled["observed"].T, groups, strict=True)
+    ]
     return [found[start:end] for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
 
 

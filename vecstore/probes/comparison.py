@@ -10,10 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DataError, NotFound
-from vecstore.probes.calibration import Losses
+from vecstore.probes.calibration import MOST_BRIER, Losses
 from vecstore.probes.delong import PairedTest, paired_test
-from vecstore.probes.estimates import LEVEL, Estimate, group_numbers, holm, percentiles, replicates, two_sided
-from vecstore.probes.measures import OVERALL, Judge, decided, overall, shown_columns
+from vecstore.probes.estimates import (
+    LEVEL,
+    Estimate,
+    Rests,
+    group_numbers,
+    holm,
+    number,
+    percentiles,
+    replicates,
+    two_sided,
+)
+from vecstore.probes.measures import OVERALL, Judge, decided, overall, overall_estimates, shown_columns
 from vecstore.probes.metrics import checked
 from vecstore.records import DoubleArray, IntArray, TaskKind
 
@@ -100,8 +110,10 @@ def compared(
     pairs = list(combinations(range(len(probabilities)), 2))
     # The least p there is, corrected, must be able to fall below 0.05.
     n_boot = max(n_boot, int(np.ceil(4 * len(pairs) / (1 - LEVEL)))) if n_boot else 0
-    whole: list[dict[str, DoubleArray]] = []
-    resampled: list[dict[str, DoubleArray]] = []
+    models: list[dict[str, Estimate]] = []
+    values: list[float] = []
+    resampled: list[DoubleArray] = []
+    rests: list[Rests] = []
     scores: list[DoubleArray] = []
     truth: DoubleArray = np.empty(0)
     codes = group_numbers(groups, len(np.asarray(y)))
@@ -110,43 +122,55 @@ def compared(
         truth, made, names = checked(y, given, classes, kind)
         scores.append(made)
         judge = _Figures(truth, made, kind, codes)
-        one, many = replicates(judge, size, n_boot, seed)  # the same draws for every model
-        whole.append(one)
-        resampled.append(many)
-    models = [
-        {name: Estimate.of(float(one[name]), many[name], size) for name in METRICS}
-        for one, many in zip(whole, resampled, strict=True)
-    ]
+        figures, many, rest = judge.told(*replicates(judge, size, n_boot, seed))  # the same draws for every model
+        models.append(figures)
+        value = figures[metric].value
+        values.append(float("nan") if value is None else value)
+        resampled.append(many[metric])
+        rests.append(rest[metric])
     shown = shown_columns(names, kind)
     single = metric == "auc" and size == len(codes)
     found = []
     for a, b in pairs:
-        value = float(whole[a][metric] - whole[b][metric])
-        apart = resampled[a][metric] - resampled[b][metric]
+        difference, apart = values[a] - values[b], resampled[a] - resampled[b]
         tests = {names[k]: _tested(scores[a][:, k], scores[b][:, k], truth[:, k]) for k in shown} if single else {}
-        usable = not np.isnan(value) and bool((~np.isnan(apart)).any())
-        interval, p = (percentiles(apart, size), two_sided(apart)) if usable else (None, None)
-        found.append((a, b, None if np.isnan(value) else value, interval, p, tests))
+        usable = not np.isnan(difference) and bool((~np.isnan(apart)).any())
+        interval, p = (
+            (percentiles(apart, min(rests[a].groups, rests[b].groups)), two_sided(apart)) if usable else (None, None)
+        )
+        found.append((a, b, number(difference), interval, p, tests))
     corrected = iter(holm([one[4] for one in found if one[4] is not None]))
     told = []
-    for a, b, difference, interval, p, tests in found:
+    for a, b, apart_by, interval, p, tests in found:
         p_holm = None if p is None else next(corrected)
         excludes = interval is not None and (interval[0] > 0 or interval[1] < 0)
         real = excludes and p_holm is not None and p_holm < 1 - LEVEL
-        told.append(Difference(a, b, difference, interval, p, p_holm, real, tests))
+        told.append(Difference(a, b, apart_by, interval, p, p_holm, real, tests))
     return models, told
 
 
 class _Figures:
-    """All metrics under weights of the groups, each of shape (block,)."""
+    """What all metrics are made of, under weights of the groups."""
 
     def __init__(self, truth: DoubleArray, scores: DoubleArray, kind: TaskKind, codes: IntArray) -> None:
         shown = shown_columns([""] * scores.shape[1], kind)
         self._kind, self._losses = kind, Losses(truth, scores, kind, codes)
         self._judge = Judge(truth, scores, kind, codes, shown, [decided(scores, kind)[:, shown]])
+        self._size = int(codes.max()) + 1
 
     def __call__(self, drawn: DoubleArray) -> dict[str, DoubleArray]:
-        return overall(self._judge(drawn), self._kind) | self._losses(drawn)
+        return self._judge(drawn) | self._losses(drawn)
+
+    def told(
+        self, whole: dict[str, DoubleArray], resampled: dict[str, DoubleArray]
+    ) -> tuple[dict[str, Estimate], dict[str, DoubleArray], dict[str, Rests]]:
+        """Each metric, its replicates, and how many groups it rests on."""
+        figures = overall_estimates(whole, resampled, self._judge)
+        many = overall(resampled, self._kind) | {name: resampled[name] for name in LESS_IS_BETTER}
+        rests = self._judge.overall_rests(resampled) | dict.fromkeys(LESS_IS_BETTER, Rests.on(self._size))
+        for name, most in zip(LESS_IS_BETTER, (MOST_BRIER[self._kind], np.inf), strict=True):
+            figures[name] = Estimate.of(float(whole[name]), many[name], rests[name], most=most)
+        return {name: figures[name] for name in METRICS}, many, rests
 
 
 def _tested(first: DoubleArray, second: DoubleArray, truth: DoubleArray) -> PairedTest | None:

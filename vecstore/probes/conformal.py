@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DataError
-from vecstore.probes.estimates import Estimate, group_numbers, ratio, replicates
+from vecstore.probes.estimates import Estimate, Rests, group_numbers, ratio, replicates
 from vecstore.probes.metrics import checked
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
 BLOCK = 1 << 24  # cosines at a time: 64 MiB of float32
+ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ def prediction_sets(
     ----------
     y : array-like of shape (n,) or (n, n_labels)
         Class index; several labels: 0, 1 or NaN for unknown.
-    probabilities : array-like of shape (n, n_classes)
-        Of rows that the model had not seen.
+    probabilities : array-like of shape (n, n_classes) or (n,)
+        Of rows that the model had not seen; binary may give the positive class alone.
     kind : {"binary", "multi-class", "multi-label"}
     coverage : float
     groups : array-like of shape (n,), optional
@@ -102,9 +103,9 @@ def prediction_sets(
     >>> rule.least, rule(np.array([[0.65, 0.35]])).tolist()
     ([0.7], [[False, False]])
     """
-    _check(coverage)
-    scores = np.asarray(probabilities, np.float64)
-    truth, scores, _ = checked(y, scores, range(np.shape(scores)[-1]), kind)
+    check_coverage(coverage)
+    n_classes = 2 if np.ndim(probabilities) == 1 else np.shape(probabilities)[1]
+    truth, scores, _ = checked(y, probabilities, range(n_classes), kind)
     codes = group_numbers(groups, len(scores))
     if kind == "multi-label":
         least = []
@@ -239,7 +240,7 @@ def check_sets(
     total = float((weights[:, None] * known).sum())
     return SetsCheck(
         coverage=base.coverage,
-        covered=Estimate.of(float(whole["covered"]), resampled["covered"], size),
+        covered=Estimate.of(float(whole["covered"]), resampled["covered"], Rests.on(size)),
         size=float((weights[:, None] * known * sizes).sum() / total),
         answered=float((weights[:, None] * known * (sizes == 1)).sum() / total),
         empty=float((weights[:, None] * known * (sizes == 0)).sum() / total),
@@ -274,7 +275,13 @@ class Familiarity:
 
 
 def familiarity(
-    X: npt.NDArray[Any], groups: npt.ArrayLike, coverage: float = 0.9, *, most: int = 5000, seed: int = 0
+    X: npt.NDArray[Any],
+    groups: npt.ArrayLike,
+    coverage: float = 0.9,
+    *,
+    most: int = 5000,
+    seed: int = 0,
+    cases: Cases | None = None,
 ) -> Familiarity:
     """Learn how similar the most similar case usually is: of every row among the rows of other groups.
 
@@ -286,6 +293,8 @@ def familiarity(
     most : int
         Of more rows only so many, of groups drawn by chance, are asked for; all of them can be found.
     seed : int
+    cases : Cases, optional
+        Of these rows and groups, where they are made already.
 
     Returns
     -------
@@ -296,7 +305,7 @@ def familiarity(
     DataError
         A coverage that is no share.
     """
-    _check(coverage)
+    check_coverage(coverage)
     codes = group_numbers(groups, len(X))
     asked = np.arange(len(X))
     if len(X) > most:
@@ -304,10 +313,99 @@ def familiarity(
         sizes = np.bincount(codes)[order]
         chosen = order[: max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))]
         asked = np.flatnonzero(np.isin(codes, chosen))
-    near = nearest(X[asked], X, codes[asked], codes)
+    near = (cases or Cases(X, codes)).nearest(X[asked], codes[asked])
     known = np.isfinite(near)
     limit = group_quantile(-near[known], codes[asked][known], coverage) if known.any() else np.inf
     return Familiarity(coverage, float(max(-limit, -1.0)), int(known.sum()), len(np.unique(codes[asked][known])))
+
+
+def check_familiarity(
+    X: npt.NDArray[Any],
+    groups: npt.ArrayLike,
+    folds: IntArray,
+    coverage: float = 0.9,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Count how often rows are familiar whose groups the rule does not rest on: each fold by a rule of the others.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float
+    groups : array-like of shape (n,)
+    folds : ndarray of shape (n,), int64
+        That divide no group.
+    coverage : float
+    n_boot, seed : int
+
+    Returns
+    -------
+    Estimate
+        Share of rows, every group weighing the same, with its interval by resampling groups.
+
+    Raises
+    ------
+    DataError
+    """
+    codes = group_numbers(groups, len(X))
+    familiar = np.zeros(len(X))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        rule = familiarity(X[~inside], codes[~inside], coverage, seed=seed)
+        familiar[inside] = ~rule.unfamiliar(nearest(X[inside], X[~inside]))
+    size = int(codes.max()) + 1
+    shares = np.bincount(codes, familiar, size) / np.bincount(codes)
+
+    def mean(drawn: DoubleArray) -> dict[str, DoubleArray]:
+        return {"familiar": np.einsum("g,bg->b", shares, drawn) / size}
+
+    whole, resampled = replicates(mean, size, n_boot, seed)
+    return Estimate.of(float(whole["familiar"]), resampled["familiar"], Rests.on(size))
+
+
+class Cases:
+    """Rows to look for similar ones in, made ready once: of unit length, groups together.
+
+    Parameters
+    ----------
+    base : ndarray of shape (m, d), float
+    groups : ndarray of shape (m,), int64, optional
+        Rows of equal numbers do not see each other.
+    """
+
+    def __init__(self, base: npt.NDArray[Any], groups: IntArray | None = None) -> None:
+        order = None if groups is None else np.argsort(groups, kind="stable")
+        self._rows = _unit(base if order is None else base[order])
+        self._numbers = None if groups is None or order is None else groups[order]
+
+    def nearest(self, queries: npt.NDArray[Any], groups: IntArray | None = None) -> DoubleArray:
+        """Cosine of each query to the most similar row of another group.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n, d), float
+        groups : ndarray of shape (n,), int64, optional
+            Of the queries; without them every row is looked at.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            From -1 to 1; -infinity where there is no row of another group.
+        """
+        out = np.full(len(queries), -np.inf)
+        if not len(self._rows):
+            return out
+        block = max(1, BLOCK // len(self._rows))
+        for start in range(0, len(queries), block):
+            cosines = _unit(queries[start : start + block]) @ self._rows.T
+            if groups is not None and self._numbers is not None:
+                own = groups[start : start + block]
+                firsts, lasts = (np.searchsorted(self._numbers, own, side) for side in ("left", "right"))
+                for row, first, last in zip(cosines, firsts.tolist(), lasts.tolist(), strict=True):
+                    row[first:last] = -np.inf
+            out[start : start + block] = cosines.max(axis=1)
+        return np.where(np.isfinite(out), np.clip(out, -1, 1), out)
 
 
 def nearest(
@@ -316,44 +414,25 @@ def nearest(
     query_groups: IntArray | None = None,
     base_groups: IntArray | None = None,
 ) -> DoubleArray:
-    """Cosine of each query to the most similar row of another group.
-
-    Parameters
-    ----------
-    queries : ndarray of shape (n, d), float
-    base : ndarray of shape (m, d), float
-    query_groups, base_groups : ndarray of shape (n,) and (m,), int64, optional
-        Rows of equal numbers do not see each other.
-
-    Returns
-    -------
-    ndarray of shape (n,), float64
-        From -1 to 1; -infinity where there is no row of another group.
-    """
-    order = np.arange(len(base)) if base_groups is None else np.argsort(base_groups, kind="stable")
-    rows = _unit(base[order])
-    out = np.full(len(queries), -np.inf)
-    if not len(base):
-        return out
-    numbers = None if base_groups is None else base_groups[order]
-    block = max(1, BLOCK // len(base))
-    for start in range(0, len(queries), block):
-        cosines = _unit(queries[start : start + block]) @ rows.T
-        if query_groups is not None and numbers is not None:
-            own = query_groups[start : start + block]
-            firsts, lasts = np.searchsorted(numbers, own, "left"), np.searchsorted(numbers, own, "right")
-            for row, first, last in zip(cosines, firsts.tolist(), lasts.tolist(), strict=True):
-                row[first:last] = -np.inf
-        out[start : start + block] = cosines.max(axis=1)
-    return np.where(np.isfinite(out), np.clip(out, -1, 1), out)
+    """Cosine of each query to the most similar row of another group: see `Cases`, for rows that are asked once."""
+    return Cases(base, base_groups).nearest(queries, query_groups)
 
 
 def _unit(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    made = np.asarray(rows, np.float32)
-    return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12), np.float32)
+    made = np.array(rows, np.float32)  # a copy, brought to unit length in place and in blocks
+    for start in range(0, len(made), ROWS):
+        part = made[start : start + ROWS]
+        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+    return made
 
 
-def _check(coverage: float) -> None:
+def check_coverage(coverage: float) -> None:
+    """Refuse what is no share.
+
+    Raises
+    ------
+    DataError
+    """
     if not 0 < coverage < 1:
         raise DataError(f"coverage={coverage}", expected="more than 0 and less than 1", do="pass 0.9")
 

@@ -12,6 +12,8 @@ from scipy.stats import norm, rankdata
 from vecstore.probes.estimates import LEVEL, Interval
 from vecstore.records import BoolArray, DoubleArray
 
+_NO_VARIANCE = 1e-15
+
 
 @dataclass(frozen=True, slots=True)
 class DeLong:
@@ -28,7 +30,7 @@ class DeLong:
     covariance: DoubleArray
 
     def interval(self, place: int = 0) -> Interval | None:
-        """Of one area, 95 %, within 0 and 1; None where there is no variance."""
+        """Of one area, 95 %, within 0 and 1; None where there is no variance, as of an area of 1."""
         return _interval(float(self.auc[place]), float(self.covariance[place, place]), 0.0, 1.0)
 
 
@@ -101,7 +103,7 @@ def paired_test(first: npt.ArrayLike, second: npt.ArrayLike, positive: npt.Array
         return None
     difference = float(found.auc[0] - found.auc[1])
     variance = float(found.covariance[0, 0] + found.covariance[1, 1] - 2 * found.covariance[0, 1])
-    if variance <= 1e-15:
+    if variance <= _NO_VARIANCE:
         return PairedTest(difference, None, None, None)
     z = difference / np.sqrt(variance)
     return PairedTest(difference, _interval(difference, variance, -1.0, 1.0), float(z), float(2 * norm.sf(abs(z))))
@@ -114,7 +116,7 @@ def _covariance(values: npt.NDArray[Any]) -> DoubleArray:
 
 
 def _interval(middle: float, variance: float, least: float, most: float) -> Interval | None:
-    if np.isnan(variance):
+    if np.isnan(variance) or variance <= _NO_VARIANCE:
         return None
     reach = float(norm.ppf((1 + LEVEL) / 2)) * float(np.sqrt(max(variance, 0.0)))
     return max(least, middle - reach), min(most, middle + reach)

@@ -5,8 +5,8 @@ Everything that does not rank is made of sums per group, so a resample of groups
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from vecstore.errors import DataError
 from vecstore.probes.auc import OneVsRest
 from vecstore.probes.delong import delong
-from vecstore.probes.estimates import Estimate, Interval, group_numbers, ratio, replicates, row_means
+from vecstore.probes.estimates import Estimate, Interval, Rests, group_numbers, ratio, replicates, row_means
 from vecstore.probes.metrics import checked
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
 
@@ -169,8 +169,6 @@ def measure(
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     for name, share in (("specificity", specificity), ("sensitivity", sensitivity)):
         if not 0 < share < 1:
             raise DataError(f"{name}={share}", expected="more than 0 and less than 1", do=f"pass {name}=0.9")
@@ -192,17 +190,32 @@ def measure(
     whole, resampled = replicates(judge, size, n_boot, seed)
     labels = [names[k] for k in shown]
     rates = _rates(whole, stated), _rates(resampled, stated)
+    for rule, (fixed, at, chosen) in enumerate(targets, 1):
+        for j in np.flatnonzero([np.isnan(one).any() for one in chosen]).tolist():
+            side = "is of the class" if fixed == "sensitivity" else "is without it"
+            notes.append(f"{labels[j]}: no threshold for {fixed} {at:g}, no row to choose it on {side}")
+            for values in (*rates[0].values(), *rates[1].values()):
+                values[..., j, rule] = np.nan  # a comparison with NaN calls nothing positive, and that is no figure
 
     def told(name: str, j: int, rule: int = 0) -> Estimate:
         if name in ("auc", "auprc"):
-            return Estimate.of(whole[name][j], resampled[name][:, j], size)
-        return Estimate.of(rates[0][name][j, rule], rates[1][name][:, j, rule], size)
+            return Estimate.of(whole[name][j], resampled[name][:, j], judge.rests(name, j))
+        found = Estimate.of(
+            rates[0][name][j, rule], rates[1][name][:, j, rule], judge.rests(name, j, rule, stated is not None)
+        )
+        if stated is not None and found.value in (0, 1) and found.interval is not None and name in ("ppv", "npv"):
+            return replace(found, interval=_at_bound(name, found.value, told, j, rule, float(stated[j])))
+        return found
 
-    overall = {name: Estimate.of(*values, size) for name, values in _overall(whole, resampled, kind).items()}
+    overall = overall_estimates(whole, resampled, judge)
     for rule, (fixed, _, _) in enumerate(targets, 1):
         other = "sensitivity" if fixed == "specificity" else "specificity"
-        value = row_means(rates[0][other][None, :, rule])[0]
-        overall[f"{other}_at_{fixed}"] = Estimate.of(value, row_means(rates[1][other][:, :, rule]), size)
+        value, many = row_means(rates[0][other][None, :, rule])[0], rates[1][other][:, :, rule]
+        known = [
+            judge.rests(other, j, rule) if rates[0][other][j, rule] == rates[0][other][j, rule] else Rests.on(0)
+            for j in range(len(labels))
+        ]
+        overall[f"{other}_at_{fixed}"] = Estimate.of(value, row_means(many), Rests.mean(many, known))
     points = {
         label: [
             OperatingPoint(
@@ -305,7 +318,7 @@ class Judge:
         order: DoubleArray | None = None,
     ) -> None:
         self._ranks = [OneVsRest(scores[:, k], truth[:, k], codes) for k in shown]
-        self._order = order
+        self._order, self.kind = order, kind
         yes, known = truth[:, shown] == 1, ~np.isnan(truth[:, shown])
         # Where every label is known, one count of rows stands for all of them.
         parts = [yes, known[:, :1] if known.all() else known]
@@ -321,6 +334,35 @@ class Judge:
             at, values = np.concatenate([at, np.tile(np.arange(len(codes)), len(extra))]), np.r_[values, extra.ravel()]
             size += len(extra)
         self._sums = coo_array((values, (rows, codes[at])), shape=(size, int(codes.max()) + 1)).tocsr()
+        self._groups = int(codes.max()) + 1
+        asked = (known & rule if kept else known & ~rule for rule in rules for kept in (True, False))
+        #: Groups with rows that a rule calls positive, and that it does not: of shape (n_rules, 2, n_shown).
+        self._called = np.array([_holders(part, codes) for part in asked]).reshape(len(rules), 2, len(shown))
+
+    def rests(self, name: str, j: int, rule: int = 0, stated: bool = False) -> Rests:
+        """How many groups a figure of the j-th shown class rests on; predictive values: at a `stated` prevalence."""
+        with_class, without = self._ranks[j].sides
+        if name == "sensitivity":
+            return Rests.on(with_class)
+        if name == "specificity":
+            return Rests.on(without)
+        if name in ("ppv", "npv") and not stated:
+            return Rests.on(int(self._called[rule, 0 if name == "ppv" else 1, j]))
+        return Rests.sides(with_class, without)
+
+    def overall_rests(self, resampled: Mapping[str, DoubleArray]) -> dict[str, Rests]:
+        """The same of each figure over classes, by the spread of what it is a mean of."""
+        rates, width = _rates(resampled, None), range(len(self._ranks))
+        recall, other = rates["sensitivity"][..., 0], rates["specificity"][..., 0]
+        told = {
+            name: Rests.mean(values, [self.rests(name, j) for j in width])
+            for name, values in (("auc", resampled["auc"]), ("auprc", resampled["auprc"]), ("f1", rates["f1"][..., 0]))
+        }
+        parts = [self.rests("sensitivity", j) for j in width]
+        if self.kind != "multi-class":
+            recall, parts = np.hstack([recall, other]), parts + [self.rests("specificity", j) for j in width]
+        told["balanced_accuracy"] = Rests.mean(recall, parts)
+        return told | dict.fromkeys(("accuracy", "quadratic_kappa"), Rests.on(self._groups))
 
     def __call__(self, drawn: DoubleArray) -> dict[str, DoubleArray]:
         """Arrays whose first axis is that of `drawn`; "hits" and "false" have a last axis of rules."""
@@ -343,13 +385,23 @@ class Judge:
         return found
 
 
-def _overall(
-    whole: Mapping[str, DoubleArray], resampled: Mapping[str, DoubleArray], kind: TaskKind
-) -> dict[str, tuple[float, DoubleArray]]:
-    """Figures over classes, and their replicates."""
-    one = overall({name: np.asarray(values)[None] for name, values in whole.items()}, kind)
-    many = overall(resampled, kind)
-    return {name: (float(values[0]), many[name]) for name, values in one.items()}
+def _holders(part: BoolArray, codes: IntArray) -> IntArray:
+    """In how many groups each column holds somewhere."""
+    size = int(codes.max()) + 1
+    return np.array([np.count_nonzero(np.bincount(codes, column, size)) for column in part.T], np.int64)
+
+
+def overall_estimates(
+    whole: Mapping[str, DoubleArray], resampled: Mapping[str, DoubleArray], judge: Judge
+) -> dict[str, Estimate]:
+    """Figures over classes from what a `Judge` gives of all groups, and of resamples of them."""
+    one = overall({name: np.asarray(values)[None] for name, values in whole.items()}, judge.kind)
+    many, rests = overall(resampled, judge.kind), judge.overall_rests(resampled)
+    least = {"quadratic_kappa": -1.0}
+    return {
+        name: Estimate.of(float(values[0]), many[name], rests[name], least.get(name, 0.0))
+        for name, values in one.items()
+    }
 
 
 def overall(found: Mapping[str, DoubleArray], kind: TaskKind) -> dict[str, DoubleArray]:
@@ -373,20 +425,42 @@ def overall(found: Mapping[str, DoubleArray], kind: TaskKind) -> dict[str, Doubl
     return told
 
 
+def _at_bound(
+    name: str, value: float, told: Callable[[str, int, int], Estimate], j: int, rule: int, prevalence: float
+) -> Interval | None:
+    """A predictive value of 0 or 1 at a stated prevalence: as far as the share behind it can be from its own bound."""
+    sensitivity, specificity = told("sensitivity", j, rule), told("specificity", j, rule)
+    # PPV is 1 where specificity is, and 0 where sensitivity is; NPV the other way round.
+    behind = specificity if (name == "ppv") == (value == 1) else sensitivity
+    if behind.interval is None or sensitivity.value is None or specificity.value is None:
+        return None
+    limit = behind.interval[0] if behind.value == 1 else behind.interval[1]
+    shares = (sensitivity.value, limit) if behind is specificity else (limit, specificity.value)
+    ppv, npv = _predictive(*shares, prevalence)
+    other = float(ppv if name == "ppv" else npv)
+    return (other, 1.0) if value == 1 else (0.0, other)
+
+
+def _predictive(sensitivity: Any, specificity: Any, prevalence: Any) -> tuple[DoubleArray, DoubleArray]:
+    """PPV and NPV by Bayes' rule."""
+    right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    clear, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    return ratio(right, right + wrong), ratio(clear, clear + missed)
+
+
 def _rates(found: Mapping[str, DoubleArray], stated: DoubleArray | None) -> dict[str, DoubleArray]:
     """Figures of decisions, of shape (..., n_shown, n_rules)."""
     hits, false = found["hits"], found["false"]
     positive, negative = found["positive"][..., None], found["negative"][..., None]
     sensitivity, specificity = ratio(hits, positive), ratio(negative - false, negative)
     prevalence = ratio(positive, positive + negative) if stated is None else stated[:, None]
-    right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
-    clear, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    ppv, npv = _predictive(sensitivity, specificity, prevalence)
     return {
         "sensitivity": sensitivity,
         "specificity": specificity,
         "f1": ratio(2 * hits, hits + false + positive),
-        "ppv": ratio(right, right + wrong),
-        "npv": ratio(clear, clear + missed),
+        "ppv": ppv,
+        "npv": npv,
     }
 
 

@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from vecstore.errors import DataError
 from vecstore.probes.auc import OneVsRest, resamples
-from vecstore.probes.estimates import Interval, group_numbers, number, percentiles, row_means
+from vecstore.probes.estimates import Interval, Rests, bounded, group_numbers, number, row_means
 from vecstore.records import BoolArray, DoubleArray, IntArray, TaskKind
+
+_ROUNDING = 1e-6
+"""By so much a probability may be below 0 or above 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Scores:
     auc : float or None
         Area under the ROC curve; several classes: mean of one-vs-rest areas, several labels: mean over labels.
     auc_interval : (float, float) or None
-        95 % percentile interval over resamples of groups, expanded where they are few: see `estimates.percentiles`.
+        95 % interval over resamples of groups, wider where few have the rarer class: see `estimates.bounded`.
     auc_per_class : mapping of class to float or None
         Binary: the positive class only.
     auc_interval_per_class : mapping of class to (float, float) or None
@@ -89,7 +92,7 @@ def evaluate(
     Raises
     ------
     DataError
-        No rows, shapes that do not fit, or probabilities that are not finite.
+        No rows, shapes that do not fit, or probabilities that are not finite or not from 0 to 1.
 
     Notes
     -----
@@ -103,27 +106,31 @@ def evaluate(
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows and {len(codes)} groups", expected="a group per row", do="")
     shown = range(len(names) - 1, len(names)) if kind == "binary" else range(len(names))
     rankings = [OneVsRest(scores[:, k], truth[:, k], codes) for k in shown]
     hits = _Hits(truth, scores, kind, codes)
     size = int(codes.max()) + 1
     once = np.ones((1, size))
     auc = np.array([ranking(once.astype(np.uint8))[0] for ranking in rankings])
-    point = hits(once)
-    boot_auc, boot_hits = _bootstrap(rankings, hits, codes, n_boot, seed)
+    boot_auc, (share, balanced, recall) = _bootstrap(rankings, hits, codes, n_boot, seed)
+    point = [float(values[0]) for values in hits(once)[:2]]
+    rests = [Rests.sides(*ranking.sides) for ranking in rankings]
+    mean = float(row_means(auc[None, :])[0])
     labels = [names[k] for k in shown]
     return Scores(
         kind=kind,
-        auc=number(row_means(auc[None, :])[0]),
-        auc_interval=percentiles(row_means(boot_auc), size),
+        auc=number(mean),
+        auc_interval=bounded(mean, row_means(boot_auc), Rests.mean(boot_auc, rests)),
         auc_per_class={label: number(value) for label, value in zip(labels, auc, strict=True)},
-        auc_interval_per_class={label: percentiles(boot_auc[:, j], size) for j, label in enumerate(labels)},
-        accuracy=number(point[0, 0]),
-        accuracy_interval=percentiles(boot_hits[:, 0], size),
-        balanced_accuracy=number(point[0, 1]),
-        balanced_accuracy_interval=percentiles(boot_hits[:, 1], size),
+        auc_interval_per_class={
+            label: bounded(float(auc[j]), boot_auc[:, j], rests[j]) for j, label in enumerate(labels)
+        },
+        accuracy=number(point[0]),
+        accuracy_interval=bounded(point[0], share, Rests.on(size)),
+        balanced_accuracy=number(point[1]),
+        balanced_accuracy_interval=bounded(
+            point[1], balanced, Rests.mean(recall, [Rests.on(n) for n in hits.groups.tolist()])
+        ),
         n=len(scores),
         groups=size,
         notes=tuple(_notes(truth, names, auc, labels, kind)),
@@ -146,28 +153,31 @@ class _Hits:
         size = int(codes.max()) + 1
         columns = np.hstack([cells, right]).T.astype(np.float64)
         self._sums = np.stack([np.bincount(codes, column, size) for column in columns])
+        self.groups: IntArray = np.count_nonzero(self._sums[: cells.shape[1]], axis=1)
+        """That have rows of each class; of labels with it, then without it."""
 
-    def __call__(self, drawn: DoubleArray) -> DoubleArray:
+    def __call__(self, drawn: DoubleArray) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
+        """Accuracy, balanced accuracy, and what the latter is a mean of, of shape (block, len(groups))."""
         # Not `@` here either.
         cells, right = np.split(np.einsum("cg,bg->bc", self._sums, drawn), 2, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             recall = right / cells
             if not self._labels:
-                return np.stack([right.sum(axis=1) / cells.sum(axis=1), row_means(recall)], axis=1)
+                return right.sum(axis=1) / cells.sum(axis=1), row_means(recall), recall
             n_labels = cells.shape[1] // 2
             share = (right[:, :n_labels] + right[:, n_labels:]) / (cells[:, :n_labels] + cells[:, n_labels:])
-            return np.stack([row_means(share), row_means((recall[:, :n_labels] + recall[:, n_labels:]) / 2)], axis=1)
+            return row_means(share), row_means((recall[:, :n_labels] + recall[:, n_labels:]) / 2), recall
 
 
 def _bootstrap(
     rankings: list[OneVsRest], hits: _Hits, codes: IntArray, n_boot: int, seed: int
-) -> tuple[DoubleArray, DoubleArray]:
-    areas, shares = [np.empty((0, len(rankings)))], [np.empty((0, 2))]
+) -> tuple[DoubleArray, list[DoubleArray]]:
+    areas, shares = [np.empty((0, len(rankings)))], [(np.empty(0), np.empty(0), np.empty((0, len(hits.groups))))]
     for drawn in resamples(np.arange(int(codes.max()) + 1), n_boot, seed):  # as large as suits the groups
         whole = drawn.astype(np.uint8 if drawn.max() < 256 else np.int64)
         areas.append(np.stack([ranking(whole) for ranking in rankings], axis=1))
         shares.append(hits(drawn))
-    return np.concatenate(areas), np.concatenate(shares)
+    return np.concatenate(areas), [np.concatenate(parts) for parts in zip(*shares, strict=True)]
 
 
 def checked(
@@ -191,6 +201,12 @@ def checked(
             f"{int((~np.isfinite(scores)).any(axis=1).sum())} rows have probabilities that are not finite",
             expected="numbers from 0 to 1",
             do="leave out rows without a prediction",
+        )
+    if scores.min() < -_ROUNDING or scores.max() > 1 + _ROUNDING:
+        raise DataError(
+            f"probabilities from {scores.min():g} to {scores.max():g}",
+            expected="numbers from 0 to 1",
+            do="pass the output of predict_proba, not of decision_function",
         )
     labels = np.asarray(y, dtype=np.float64)
     if kind != "multi-label":

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from vecstore.errors import DataError
 from vecstore.probes.auc import OneVsRest
-from vecstore.probes.estimates import Estimate, group_numbers, replicates, row_means
+from vecstore.probes.estimates import Estimate, Rests, group_numbers, number, percentiles, replicates, row_means
 from vecstore.probes.measures import shown_columns
 from vecstore.probes.metrics import checked
+from vecstore.probes.splits import is_missing
 from vecstore.records import BoolArray, DoubleArray, TaskKind, Value
 
 MIN_CELL = 10
@@ -37,7 +38,7 @@ class Cell:
     ----------
     value : str
     n, groups : int or None
-        None where suppressed.
+        None where suppressed; rounded to `Subgroups.min_cell` where another cell is.
     auc : Estimate or None
         Several classes or labels: the mean over those that have rows on both sides here.
     gap : Estimate or None
@@ -106,7 +107,7 @@ def subgroups(
     column : str
         Its name: one called age is cut at `AGE_BANDS`.
     values : sequence of n values
-        Text, number or None.
+        Text, number, or missing: None or NaN.
     edges : sequence of float, optional
         Where numbers are cut; by default ages at `AGE_BANDS`, other numbers of more than `MOST_VALUES` kinds at
         their quartiles.
@@ -121,13 +122,15 @@ def subgroups(
     Raises
     ------
     DataError
-        As `evaluate`; edges that do not rise, or edges for text.
+        As `evaluate`; edges that do not rise, or edges for text; cells of fewer than one group.
     """
     truth, scores, names = checked(y, probabilities, classes, kind)
     codes = group_numbers(groups, len(scores))
-    if len(values) != len(scores) or len(codes) != len(scores):
-        raise DataError(f"{len(scores)} rows, {len(values)} values and {len(codes)} groups", "one of each per row", "")
-    texts, used, labels = _cut(column, values, edges)
+    if len(values) != len(scores):
+        raise DataError(f"{len(scores)} rows and {len(values)} values of {column}", "one of each per row", "pass both")
+    if min_cell < 1:
+        raise DataError(f"min_cell={min_cell}", expected="at least 1", do="--min-cell 10")
+    texts, used, labels = _cut(column, [None if is_missing(value) else value for value in values], edges)
     size, shown = int(codes.max()) + 1, shown_columns(names, kind)
     has = np.array([text is not None for text in texts], np.bool_)
     place = {label: at for at, label in enumerate(labels)}
@@ -147,11 +150,16 @@ def subgroups(
         whole = drawn.astype(np.uint8 if drawn.max(initial=0) < 256 else np.int64)
         found = {}
         for at in told:
-            found[f"{at}"] = row_means(np.stack([rank(whole) for rank in here[at]], axis=1))
+            found[f"{at}"] = np.stack([rank(whole) for rank in here[at]], axis=1)
             if at in others:
-                rivals = np.stack([rank(whole) for rank in others[at]], axis=1)
-                found[f"gap {at}"] = found[f"{at}"] - row_means(rivals)
+                found[f"others {at}"] = np.stack([rank(whole) for rank in others[at]], axis=1)
         return found
+
+    hidden = len(told) < len(labels)
+
+    def counted(n: int) -> int:
+        # All rows less the others' would be the count of a cell that is not told.
+        return max(min_cell, min_cell * round(n / min_cell)) if hidden else n
 
     whole, resampled = replicates(areas, size, n_boot, seed) if told else ({}, {})
     cells = []
@@ -159,16 +167,28 @@ def subgroups(
         if at not in here:
             cells.append(Cell(label, None, None, None, None, True))
             continue
-        fewer = min(held[at], len(np.unique(codes[rest[at]])))
-        gap = Estimate.of(float(whole[f"gap {at}"]), resampled[f"gap {at}"], fewer) if at in others else None
-        auc = Estimate.of(float(whole[f"{at}"]), resampled[f"{at}"], held[at])
-        cells.append(Cell(label, int((numbers == at).sum()), held[at], auc, gap, False))
+        value, areas_here, rests = _mean(here[at], whole[f"{at}"], resampled[f"{at}"])
+        auc, gap = Estimate.of(value, areas_here, rests), None
+        if at in others:
+            rival, areas_there, few = _mean(others[at], whole[f"others {at}"], resampled[f"others {at}"])
+            apart = value - rival
+            known = None if np.isnan(apart) else percentiles(areas_here - areas_there, min(rests.groups, few.groups))
+            gap = Estimate(number(apart), known)
+        cells.append(Cell(label, counted(int((numbers == at).sum())), counted(held[at]), auc, gap, False))
     notes = [
         f"{cell.value}: no AUC, a class has no rows there"
         for cell in cells
         if cell.auc is not None and cell.auc.value is None
     ]
+    if hidden and told:
+        notes.append(f"counts are rounded to {min_cell}: those of a suppressed cell could be worked out of exact ones")
     return Subgroups(column, used, min_cell, cells, int((~has).sum()), notes)
+
+
+def _mean(ranks: Sequence[OneVsRest], areas: DoubleArray, resampled: DoubleArray) -> tuple[float, DoubleArray, Rests]:
+    """Mean area over classes, its replicates, and how many groups it rests on."""
+    rests = Rests.mean(resampled, [Rests.sides(*rank.sides) for rank in ranks])
+    return float(row_means(areas[None])[0]), row_means(resampled), rests
 
 
 def _cut(
@@ -177,9 +197,9 @@ def _cut(
     """Label of each row, edges where there are bands, and all labels in order."""
     known = [value for value in values if value is not None]
     numeric = bool(known) and all(isinstance(value, (int, float)) for value in known)
-    if edges is not None and not numeric:
+    if edges is not None and known and not numeric:
         raise DataError(
-            f"{column} holds text and can't be cut at {', '.join(map(_short, edges))}",
+            f"{column} holds text and can't be cut at {', '.join(_short(float(edge)) for edge in edges)}",
             expected="a column of numbers",
             do=f"name it without edges: --subgroup {column}",
         )
@@ -189,8 +209,8 @@ def _cut(
         texts = [None if value is None else _text(value) for value in values]
         ordered = sorted({_text(value): value for value in known}.items(), key=lambda pair: _rank(pair[1], numeric))
         return texts, None, [text for text, _ in ordered]
-    cuts = [float(edge) for edge in edges]
-    if not cuts or any(not low < high for low, high in pairwise(cuts)):
+    cuts = [float(edge) for edge in edges]  # NumPy's numbers are shown as Python's
+    if not cuts or not np.isfinite(cuts).all() or any(not low < high for low, high in pairwise(cuts)):
         raise DataError(
             f"edges {', '.join(map(_short, cuts)) or 'none'} of {column}",
             expected="numbers that rise",
@@ -222,4 +242,5 @@ def _rank(value: Value, numeric: bool) -> tuple[float, str]:
 
 
 def _short(value: float) -> str:
-    return f"{value:g}"
+    """As short as it can be without being another number: two edges never have one name."""
+    return repr(int(value)) if value.is_integer() else repr(value)
