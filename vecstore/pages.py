@@ -14,14 +14,12 @@ from vecstore.records import Hit
 from vecstore.report.learning import learning_page
 from vecstore.report.similar import QueryCard, similar_page
 from vecstore.report.suspects import items_shown, suspects_page
-from vecstore.report.training import training_page
 from vecstore.store import Store
 
 if TYPE_CHECKING:
     from vecstore.curve import LearningCurve
     from vecstore.label_errors import LabelErrors
     from vecstore.search import SearchResult
-    from vecstore.trained import Probe
 
 _KINDS = {
     "item": "an item of the store",
@@ -78,13 +76,6 @@ def _shown(hit: Hit) -> Hit:
     """A hit with the first few of its metadata; unique identifiers say nothing to a reader."""
     told = {name: value for name, value in hit.metadata.items() if not name.endswith("UID")}
     return replace(hit, metadata=dict(islice(told.items(), _SHOWN_FIELDS)))
-
-
-def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]) -> None:
-    """Write what is known of a trained probe as one self-contained HTML page; errors as `write_similar_page`."""
-    target = output_file(path)
-    record = probe.record.to_dict() | {"counts": probe.record.training_counts, "store": store.path.name}
-    write_file(target, training_page(record, probe.y, probe.probabilities).encode())
 
 
 def write_curve_page(store: Store, curve: LearningCurve, path: str | os.PathLike[str]) -> None:

@@ -38,7 +38,7 @@ from vecstore.report.words import caveats, summary
 from vecstore.rescoring import Rescored, training_group
 from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
-from vecstore.trained import spaces_of
+from vecstore.trained import Probe, spaces_of
 
 MANY = 20_000
 """Items beyond which near-duplicates, similarity and the learning curve rest on a part of them, and that is said."""
@@ -78,12 +78,15 @@ class Report:
         All of it, plain values as in JSON.
     html, json, card : Path
         The files.
+    probe : Probe
+        The model as it was judged: what `evaluate` returns of it.
     """
 
     content: dict[str, Any]
     html: Path
     json: Path
     card: Path
+    probe: Probe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the content, and the files' names."""
@@ -156,7 +159,7 @@ def report(
     """
     if top < 0:
         raise DataError(f"top = {top}", expected="a number from 0", do="--top 8")
-    files = _files(path)
+    files = ready_files(path)
     told = progress or Silent()
     with using(store) as opened:
         opened.refresh()
@@ -215,7 +218,7 @@ def report(
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     for file, data in zip(files, (page, text, model_card(plain)), strict=True):
         write_file(file, data.encode())
-    return Report(plain, *files)
+    return Report(plain, *files, again.probe)
 
 
 def report_files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
@@ -233,8 +236,14 @@ def report_files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     return target, target.with_suffix(".json"), target.with_name(card)
 
 
-def _files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
-    """The same, refused before any work where they can't be written."""
+def ready_files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    """The same, refused before any work where they can't be written; the folder is made.
+
+    Raises
+    ------
+    UsageError
+        No folder to write to, or a folder of this name.
+    """
     files = report_files(path)
     if files[0] != Path(path) and not Path(path).exists():
         output_file(Path(path))  # its folder has to be there

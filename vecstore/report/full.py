@@ -72,7 +72,7 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "mistakes": [_mistake(one, uris) for one in told["mistakes"]],
             "suspects": _suspects(told["label_errors"], uris),
             "pictures": pictures,
-            "notes": _notes(told),
+            "made_notes": _notes(told),
             "facts": _facts(told),
         },
     )
