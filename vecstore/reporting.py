@@ -166,7 +166,9 @@ def report(
         before = pictures_opened()
         told.say("scores")
         asked = _usual_columns(opened) if subgroup is None else asked_columns(subgroup)
-        items = opened.items()  # held, so that no part reads them again
+        items = opened.items()  # held, so that no part reads them again, and likewise the labels
+        tasks = [one.task for one in opened.models(opened.task(task).name) if model in (None, one.id)]
+        held = [opened.label_arrays(one) for one in tasks[-1:]]
         many = len(items) > MANY
         again = judged(
             opened,
@@ -214,6 +216,7 @@ def report(
         plain["summary"], plain["caveats"] = summary(plain), caveats(plain)
         told.say("page")
         shown = pictures_of(opened, items_shown(plain)) if pictures else {}
+        del items, held
     page = report_page(plain, shown, pictures)
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     for file, data in zip(files, (page, text, model_card(plain)), strict=True):
