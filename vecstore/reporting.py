@@ -165,7 +165,7 @@ def report(
         opened.refresh()
         before = pictures_opened()
         told.say("scores")
-        asked = _usual_columns(opened) if subgroup is None else asked_columns(subgroup)
+        asked = _usual_columns(opened, task) if subgroup is None else asked_columns(subgroup)
         items = opened.items()  # held, so that no part reads them again, and likewise the labels
         tasks = [one.task for one in opened.models(opened.task(task).name) if model in (None, one.id)]
         held = [opened.label_arrays(one) for one in tasks[-1:]]
@@ -343,6 +343,8 @@ class _Look:
                 counts = finding["counts"]
                 bounds = None if counts.get("auc") is None else [counts["auc_low"], counts["auc_high"]]
                 how = finding["about"] or finding["told"]
+                if finding["severity"] == "not checked":
+                    how = "not checked: see Data and leakage"
                 title = finding["title"].replace("labels told from ", "").capitalize()
                 told.append({"name": title, "auc": counts.get("auc"), "interval": bounds, "how": how})
         if not curve:
@@ -631,10 +633,13 @@ def _some(y: npt.NDArray[Any], groups: IntArray, part: BoolArray, seed: int) -> 
     return keep
 
 
-def _usual_columns(store: Store) -> list[tuple[str, list[float] | None]]:
+def _usual_columns(store: Store, task: str) -> list[tuple[str, list[float] | None]]:
+    """Columns like sex or site, but not the one that the labels came from."""
+    source = store.task(task).provenance.get("value") or ()
+    own = {name.casefold() for name in ([source] if isinstance(source, str) else source)}
     found: list[tuple[str, list[float] | None]] = []
     for name, kind in store.columns().items():
-        if name.casefold().replace("_", "").replace(" ", "") in USUAL:
+        if name.casefold() not in own and name.casefold().replace("_", "").replace(" ", "") in USUAL:
             known = set(store.column(name).values())
             if len(known) > 1 and (kind != "TEXT" or len(known) <= MOST_VALUES):
                 found.append((name, None))

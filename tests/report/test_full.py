@@ -29,6 +29,7 @@ KINDS = ["binary", "multi-class", "multi-label"]
 def _predictions(kind: str, n: int, classes: int) -> tuple[list[str], Any, Any]:
     """Names, labels, and predictions that are right more often than not."""
     rng = np.random.default_rng(0)
+    y: Any
     names = ["normal", "pneumonia"] if kind == "binary" else [f"class {i}" for i in range(classes)]
     if kind == "multi-label":
         y = rng.integers(0, 2, (n, classes)).astype(np.float64)
@@ -252,6 +253,35 @@ def test_labels_that_are_not_known_leave_the_others_their_figures(parse: Check) 
     labels[:, 2] = np.nan
     text = parse(report_page(_case("multi-label", y=labels), {})).text
     assert re.search(r"class 0 0\.\d\d 0", text) and re.search(r"class 1 0\.\d\d 0", text) and "class 2 – –" in text
+
+
+def test_few_groups_and_rare_classes_are_told_before_all_else(parse: Check) -> None:
+    labels = np.array([0] * 24 + [1] * 6)
+    told = _case("binary", n=32, y=np.r_[labels, 0, 0])
+    told["record"]["counts"] = {"normal": 26, "pneumonia": 6}
+    told["caveats"] = caveats(told)
+    assert told["caveats"][0].startswith("Only 16 patients were evaluated. The figures are weak")
+    assert told["caveats"][1] == "What is said of rare classes rests on hardly any pictures: “pneumonia” 6."
+    text = parse(report_page(told, {})).text
+    assert f"Before you rely on it {told['caveats'][0]} {told['caveats'][1]} The audit found a problem" in text
+    # Cells of fewer than 10 patients each: a line, and no table of them.
+    assert "Every value is in fewer than 10 groups, so nothing is told by sex or site ." in text
+    assert "too few to tell" not in text
+
+
+def test_one_size_of_a_learning_curve_is_seen() -> None:
+    told = _case("binary", n=60)
+    told["learning_curve"]["points"] = told["learning_curve"]["points"][:1] + told["learning_curve"]["points"][-1:]
+    figure = re.findall(r"<svg.*?</svg>", report_page(told, {}), re.DOTALL)[-1]
+    assert figure.count("stroke-linecap: round") == 1 and "1: 0.70; with all labels 0.70." in figure
+
+
+def test_thresholds_that_are_hardly_anything_are_not_written_out(parse: Check) -> None:
+    told = _case("binary", n=60)
+    told["assessment"]["measures"]["points"]["pneumonia"][0]["thresholds"] = [3e-14, 0.1234]
+    told["assessment"]["measures"]["points"]["pneumonia"][1]["thresholds"] = [0.9999]
+    text = parse(report_page(told, {})).text
+    assert "specificity ≥ 0.9 < 0.001–0.123" in text and "sensitivity ≥ 0.9 > 0.999" in text
 
 
 def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_contained: Check) -> None:

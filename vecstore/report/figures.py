@@ -170,6 +170,9 @@ def curve_figure(
         band = np.concatenate([low, high[::-1]])
         axes.fill(np.concatenate([places, places[::-1]]), band, color=_colour(0), alpha=0.2, linewidth=0, zorder=2)
         axes.plot(places, mean, color=_colour(0), linewidth=1.8, zorder=3)
+        if len(sizes) == 1:  # neither a line nor a band is seen: a dot and its range
+            axes.plot([0, 0], [low[0], high[0]], color=_colour(0), linewidth=1.2, alpha=0.55)
+            axes.plot([0, 0], [mean[0], mean[0]], color=_colour(0), linewidth=6, solid_capstyle="round", zorder=4)
         axes.set(xlabel="Labelled groups per class", ylabel="AUC", xlim=(-0.3, len(sizes) - 0.7))
         axes.set_ylim(min(0.5, float(np.min(low, initial=0.5))), 1)
         axes.set_xticks(places, [str(size) for size in sizes])
