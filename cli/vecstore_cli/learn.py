@@ -34,8 +34,8 @@ _report_option = click.option(
     "--report",
     type=click.Path(),
     metavar="FILE|FOLDER",
-    help="Also write the report of `vecstore report`: a page, its JSON and a model card. It takes longer than training"
-    " a logistic regression: it audits, and learns again and again.",
+    help="Also write the report of `vecstore report`: a page, its JSON and a model card. That takes about as long again"
+    " as training a logistic regression: it audits, and learns again and again.",
 )
 
 

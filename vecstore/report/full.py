@@ -252,7 +252,7 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
                 "colour": i % COLOURS if several else None,
                 "dash": dash(i),
                 "ece": f"{one['ece']:.3f}",
-                "slope": "–" if one["slope"] is None else f"{one['slope']:.2f}",
+                "slope": "–" if one["slope"] is None else f"{one['slope']:.2f}".replace("-", "−"),
                 "intercept": "–" if one["intercept"] is None else signed(one["intercept"]),
             }
             for i, (name, one) in enumerate(per_class.items())
