@@ -330,18 +330,15 @@ def nearest(
     ndarray of shape (n,), float64
         From -1 to 1; -infinity where there is no row of another group.
     """
+    order = np.arange(len(base)) if base_groups is None else np.argsort(base_groups, kind="stable")
+    rows = _unit(base[order])
     out = np.full(len(queries), -np.inf)
     if not len(base):
         return out
-    rows, numbers = np.asarray(base, np.float32), base_groups
-    if numbers is not None and (np.diff(numbers) < 0).any():  # else no copy of what may be a large part of memory
-        order = np.argsort(numbers, kind="stable")
-        rows, numbers = rows[order], numbers[order]
-    scale = _lengths(rows)
+    numbers = None if base_groups is None else base_groups[order]
     block = max(1, BLOCK // len(base))
     for start in range(0, len(queries), block):
         cosines = _unit(queries[start : start + block]) @ rows.T
-        cosines /= scale
         if query_groups is not None and numbers is not None:
             own = query_groups[start : start + block]
             firsts, lasts = np.searchsorted(numbers, own, "left"), np.searchsorted(numbers, own, "right")
@@ -353,12 +350,7 @@ def nearest(
 
 def _unit(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     made = np.asarray(rows, np.float32)
-    return np.asarray(made / _lengths(made)[:, None], np.float32)
-
-
-def _lengths(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of each row, of shape (n,); hardly more than 0 for none."""
-    return np.asarray(np.sqrt(np.maximum(np.einsum("ij,ij->i", rows, rows), 1e-24)), np.float32)
+    return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _check(coverage: float) -> None:
