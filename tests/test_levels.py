@@ -19,9 +19,9 @@ from vecstore.errors import DataError, LabelConflict, NotFound, UsageError
 from vecstore.evaluate import evaluate
 from vecstore.ingest import ingest
 from vecstore.label import label
-from vecstore.pages import write_training_page
 from vecstore.predict import predict
 from vecstore.probes.pooling import POOLS, pooled
+from vecstore.reporting import report
 from vecstore.store import Store
 from vecstore.train import train
 from vecstore.trained import load
@@ -282,9 +282,10 @@ def test_a_model_of_a_level_is_trained_scored_loaded_and_applied_at_it(
     vector = colour_store.vectors(colour_store.space(), colour_store.items().contents[:1])
     alone = pooled(vector, np.zeros(1, np.int64), 1, record.pool)
     np.testing.assert_allclose(list(new.probabilities.values()), probe.predict_proba(alone)[0], atol=1e-6)
-    write_training_page(colour_store, probe, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert "on 21 patients (63 pictures), each scored by a model that had not seen" in page and "Pooling" in page
+    page = report(colour_store, "colour", tmp_path / "page.html", curve=False, near_duplicates=False, top=2).html
+    text = page.read_text()
+    assert "on 21 patients (63 pictures), each scored by a model that had not seen" in text
+    assert f"patient, pooled by {record.pool}" in text
 
 
 def test_a_unit_was_trained_on_whichever_of_its_pictures_are_predicted(colour_store: Store) -> None:

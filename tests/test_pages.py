@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vecstore.errors import UsageError
-from vecstore.evaluate import evaluate
-from vecstore.pages import write_similar_page, write_training_page
+from vecstore.pages import write_similar_page
 from vecstore.search import search
 from vecstore.store import Store
-from vecstore.train import train
 
 if TYPE_CHECKING:
     from tests.browser import Browser
@@ -86,24 +84,11 @@ def test_a_page_of_no_hits_says_so(colour_store: Store, tmp_path: Path) -> None:
     assert "0 of 3: no more items fit" in (tmp_path / "similar.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("model", ["probe", "knn"])
-def test_the_page_of_a_training_has_its_record(colour_store: Store, tmp_path: Path, model: str) -> None:
-    probe = train(colour_store, "colour", model=model)
-    write_training_page(colour_store, probe, tmp_path / "a.html")
-    write_training_page(colour_store, evaluate(colour_store, "colour"), tmp_path / "b.html")
-    page = (tmp_path / "a.html").read_text(encoding="utf-8")
-    assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
-    for text in ("colour", "fake-64", f"{probe.record.auc:.2f}", "labelled.vecs", *probe.record.classes):
-        assert text in page
-    assert not re.search(r"(src|href)=[\"'](?!data:|#)", page)
-
-
 def test_a_page_without_a_folder_is_refused(colour_store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its folder does not exist"):
         write_similar_page(colour_store, search(colour_store, 1, 2), tmp_path / "no" / "similar.html")
-    probe = train(colour_store, "colour", model="knn")
     with pytest.raises(UsageError, match="a folder has this name"):
-        write_training_page(colour_store, probe, tmp_path)
+        write_similar_page(colour_store, search(colour_store, 1, 2), tmp_path)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
@@ -120,16 +105,6 @@ def test_a_browser_shows_similar_cases_with_their_pictures(
     page.evaluate("document.querySelector('.card h3').scrollIntoView()")
     page.hover(*page.centre(".card h3 bdi"))
     assert page.evaluate("document.querySelector('.card h3:hover').title") == result.hits[0].locator
-    page.close()
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_finds_no_fault_with_the_page_of_a_training(
-    browser: Browser, colour_store: Store, tmp_path: Path, width: int
-) -> None:
-    write_training_page(colour_store, train(colour_store, "colour", model="knn"), tmp_path / "a.html")
-    page = browser.open(tmp_path / "a.html", width)
-    assert page.faults() == [] and len(page.requests) == 1
     page.close()
 
 

@@ -22,9 +22,9 @@ from vecstore.evaluate import evaluate
 from vecstore.export import export
 from vecstore.ingest import ingest
 from vecstore.label import label
-from vecstore.pages import write_training_page
 from vecstore.predict import predict
 from vecstore.probes import make
+from vecstore.reporting import report
 from vecstore.store import Store
 from vecstore.trained import load
 
@@ -115,8 +115,8 @@ def test_a_model_over_two_spaces_is_scored_loaded_and_applied(
             assert row.probabilities == pytest.approx(stored[name], abs=1e-6)
     else:
         assert len(list(predict(two, "colour"))) == 21
-    write_training_page(two, probe, tmp_path / "page.html")
-    assert "fake-64 + fake-24" in (tmp_path / "page.html").read_text()
+    page = report(two, "colour", tmp_path / "page.html", curve=False, near_duplicates=False, top=2).html
+    assert "frozen image features (fake:64 and fake:24)" in page.read_text()
 
 
 def test_each_encoder_is_checked_by_its_fingerprint(two: Store, colour_archive: Path) -> None:

@@ -33,7 +33,6 @@ from vecstore.evaluate import evaluate
 from vecstore.export import export
 from vecstore.ingest import ingest
 from vecstore.label import label
-from vecstore.pages import write_training_page
 from vecstore.predict import predict
 from vecstore.reporting import report
 from vecstore.search import search
@@ -462,7 +461,6 @@ def test_after_ingest_no_picture_is_opened(
         dataset(colour_store, "t").arrays()
         export(colour_store, tmp_path / "out.parquet")
         export(colour_store, tmp_path / "out.npz")
-        write_training_page(colour_store, load(colour_store, "t"), tmp_path / "out.html")
         report(colour_store, "t", tmp_path / "report.html", pictures=False, near_duplicates=False)
     assert any("catalog.sqlite" in name for name in names) and any("labels.csv" in name for name in names)
     assert not [name for name in names if str(colour_archive) + "/" in name or "thumbnails.sqlite" in name]

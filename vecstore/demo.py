@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecstore.errors import NotFound, PackageMissing, WeightsMissing
-from vecstore.evaluate import evaluate
 from vecstore.files import cache_home, make_folder, offline
 from vecstore.ingest import IngestResult, ingest
 from vecstore.label import label
-from vecstore.pages import write_similar_page, write_training_page
+from vecstore.pages import write_similar_page
 from vecstore.records import Progress, Silent
+from vecstore.reporting import report
 from vecstore.search import SearchResult, search
 from vecstore.store import Store
 from vecstore.train import train
@@ -53,7 +53,7 @@ class DemoResult:
         Of the trained probe.
     hits : SearchResult
     pages : dict
-        Name to path.
+        Name to path: "report", beside which lie its JSON and a model card, and "similar".
     published : float or None
         Test AUC of a conventionally trained ResNet-18, for a MedMNIST set.
     """
@@ -73,7 +73,7 @@ def demo(
     medmnist: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Embed real pictures, train a probe from labels, find similar cases, write two pages.
+    """Embed real pictures, train a probe from labels, write its report, find similar cases.
 
     Parameters
     ----------
@@ -134,17 +134,15 @@ def _finish(
     published: float | None,
     progress: Progress,
 ) -> DemoResult:
-    """Train (unless these labels have a model already), evaluate, search, write the pages."""
+    """Train (unless these labels have a model already), judge, search, write the pages."""
     if not any(model.task.id == store.task(task).id for model in store.models(task)):
         train(store, task, min_groups=2, progress=progress)
-    probe = evaluate(store, task)
-    report = folder / f"{task}-report.html"
-    write_training_page(store, probe, report)
-    hits = search(store, int(probe.items[0]), k=min(10, len(store.items())), thumbnails=True)
+    found = report(store, task, folder / f"{task}-report.html", progress=progress)
+    hits = search(store, int(found.probe.items[0]), k=min(10, len(store.items())), thumbnails=True)
     similar = folder / f"{task}-similar.html"
     write_similar_page(store, hits, similar)
-    pages = {"report": report, "similar": similar}
-    return DemoResult(store.path, archive, ingested, probe.record, hits, pages, published)
+    pages = {"report": found.html, "similar": similar}
+    return DemoResult(store.path, archive, ingested, found.probe.record, hits, pages, published)
 
 
 def _dicom_files() -> Path:

@@ -18,6 +18,7 @@ from vecstore.neighbours import Neighbour, Searcher, searcher
 from vecstore.probes import make
 from vecstore.probes.confident import Confidence, confident
 from vecstore.records import BoolArray, DoubleArray, Hit, IntArray
+from vecstore.rescoring import repainted
 from vecstore.store import Items, Store, using
 from vecstore.store.catalog import visible
 from vecstore.trained import Probe, load, spaces_of
@@ -303,6 +304,8 @@ def _learned(store: Store, probe: Probe, data: Dataset, n: int) -> IntArray | No
 
 def _changed(store: Store, probe: Probe, items: IntArray) -> BoolArray:
     """Which items have another picture than when the model was trained."""
+    if not repainted(store, probe.record.commit):
+        return np.zeros(len(items), np.bool_)
     text = f"SELECT item, content FROM states WHERE {visible()}"
     before, now = dict(store.rows(text, at=probe.record.commit)), dict(store.rows(text))
     return np.array([now.get(item) != before.get(item, now.get(item)) for item in items.tolist()], np.bool_)

@@ -15,14 +15,12 @@ from vecstore.report.learning import learning_page
 from vecstore.report.page import count
 from vecstore.report.similar import QueryCard, similar_page
 from vecstore.report.suspects import items_shown, suspects_page
-from vecstore.report.training import training_page
 from vecstore.store import Store
 
 if TYPE_CHECKING:
     from vecstore.curve import LearningCurve
     from vecstore.label_errors import LabelErrors
     from vecstore.search import SearchResult
-    from vecstore.trained import Probe
 
 _KINDS = {
     "item": "an item of the store",
@@ -89,13 +87,6 @@ _SHOWN_FIELDS = 10
 def _shown(metadata: Mapping[str, Value]) -> dict[str, Value]:
     """The first few of metadata; unique identifiers say nothing to a reader."""
     return dict(islice(((name, value) for name, value in metadata.items() if not name.endswith("UID")), _SHOWN_FIELDS))
-
-
-def write_training_page(store: Store, probe: Probe, path: str | os.PathLike[str]) -> None:
-    """Write what is known of a trained probe as one self-contained HTML page; errors as `write_similar_page`."""
-    target = output_file(path)
-    record = probe.record.to_dict() | {"counts": probe.record.training_counts, "store": store.path.name}
-    write_file(target, training_page(record, probe.y, probe.probabilities).encode())
 
 
 def write_curve_page(store: Store, curve: LearningCurve, path: str | os.PathLike[str]) -> None:

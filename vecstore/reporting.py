@@ -38,7 +38,7 @@ from vecstore.report.words import caveats, summary
 from vecstore.rescoring import Rescored, training_group
 from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
-from vecstore.trained import spaces_of
+from vecstore.trained import Probe, spaces_of
 
 MANY = 20_000
 """Items beyond which near-duplicates, similarity and the learning curve rest on a part of them, and that is said."""
@@ -78,12 +78,15 @@ class Report:
         All of it, plain values as in JSON.
     html, json, card : Path
         The files.
+    probe : Probe
+        The model as it was judged: what `evaluate` returns of it.
     """
 
     content: dict[str, Any]
     html: Path
     json: Path
     card: Path
+    probe: Probe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the content, and the files' names."""
@@ -156,14 +159,16 @@ def report(
     """
     if top < 0:
         raise DataError(f"top = {top}", expected="a number from 0", do="--top 8")
-    files = _files(path)
+    files = ready_files(path)
     told = progress or Silent()
     with using(store) as opened:
         opened.refresh()
         before = pictures_opened()
         told.say("scores")
-        asked = _usual_columns(opened) if subgroup is None else asked_columns(subgroup)
-        items = opened.items()  # held, so that no part reads them again
+        asked = _usual_columns(opened, task) if subgroup is None else asked_columns(subgroup)
+        items = opened.items()  # held, so that no part reads them again, and likewise the labels
+        tasks = [one.task for one in opened.models(opened.task(task).name) if model in (None, one.id)]
+        held = [opened.label_arrays(one) for one in tasks[-1:]]
         many = len(items) > MANY
         again = judged(
             opened,
@@ -211,11 +216,12 @@ def report(
         plain["summary"], plain["caveats"] = summary(plain), caveats(plain)
         told.say("page")
         shown = pictures_of(opened, items_shown(plain)) if pictures else {}
+        del items, held
     page = report_page(plain, shown, pictures)
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     for file, data in zip(files, (page, text, model_card(plain)), strict=True):
         write_file(file, data.encode())
-    return Report(plain, *files)
+    return Report(plain, *files, again.probe)
 
 
 def report_files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
@@ -233,8 +239,14 @@ def report_files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     return target, target.with_suffix(".json"), target.with_name(card)
 
 
-def _files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
-    """The same, refused before any work where they can't be written."""
+def ready_files(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    """The same, refused before any work where they can't be written; the folder is made.
+
+    Raises
+    ------
+    UsageError
+        No folder to write to, or a folder of this name.
+    """
     files = report_files(path)
     if files[0] != Path(path) and not Path(path).exists():
         output_file(Path(path))  # its folder has to be there
@@ -331,6 +343,8 @@ class _Look:
                 counts = finding["counts"]
                 bounds = None if counts.get("auc") is None else [counts["auc_low"], counts["auc_high"]]
                 how = finding["about"] or finding["told"]
+                if finding["severity"] == "not checked":
+                    how = "not checked: see Data and leakage"
                 title = finding["title"].replace("labels told from ", "").capitalize()
                 told.append({"name": title, "auc": counts.get("auc"), "interval": bounds, "how": how})
         if not curve:
@@ -619,10 +633,13 @@ def _some(y: npt.NDArray[Any], groups: IntArray, part: BoolArray, seed: int) -> 
     return keep
 
 
-def _usual_columns(store: Store) -> list[tuple[str, list[float] | None]]:
+def _usual_columns(store: Store, task: str) -> list[tuple[str, list[float] | None]]:
+    """Columns like sex or site, but not the one that the labels came from."""
+    source = store.task(task).provenance.get("value") or ()
+    own = {name.casefold() for name in ([source] if isinstance(source, str) else source)}
     found: list[tuple[str, list[float] | None]] = []
     for name, kind in store.columns().items():
-        if name.casefold().replace("_", "").replace(" ", "") in USUAL:
+        if name.casefold() not in own and name.casefold().replace("_", "").replace(" ", "") in USUAL:
             known = set(store.column(name).values())
             if len(known) > 1 and (kind != "TEXT" or len(known) <= MOST_VALUES):
                 found.append((name, None))

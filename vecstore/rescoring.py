@@ -172,8 +172,16 @@ def _imported_since(store: Store, scored_task: Task) -> list[str]:
     return [f"the task was imported again since (commit {newest.added_in}); {then}"]
 
 
+def repainted(store: Store, then: int) -> bool:
+    """Whether any item may have another picture, or none, than at an earlier commit."""
+    later = "SELECT 1 FROM states WHERE added_in > :then OR (removed_in > :then AND removed_in <= :at) LIMIT 1"
+    return bool(store.rows(later, then=then))
+
+
 def _unchanged(store: Store, probe: Probe, items: IntArray) -> BoolArray:
     """Which of some items have the picture they had, or none: saved predictions are of that picture."""
+    if not repainted(store, probe.record.commit):
+        return np.ones(len(items), np.bool_)
     text = f"SELECT item, content FROM states WHERE {visible()}"
     before, now = dict(store.rows(text, at=probe.record.commit)), dict(store.rows(text))
     return np.array([now.get(item, before.get(item)) == before.get(item) for item in items.tolist()], np.bool_)

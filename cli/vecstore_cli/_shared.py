@@ -13,9 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from vecstore.reporting import Report
 
 COMMANDS = {
     "ingest": "fill",
@@ -367,6 +370,11 @@ class Quiet(Lines):
 
     def say(self, text: str) -> None:
         """Nothing."""
+
+
+def echo_written(report: Report) -> None:
+    """The files of a report."""
+    click.echo(f"written: {report.html}, {report.json.name}, {report.card.name}")
 
 
 def progress(quiet: bool = False) -> Lines | Bar:

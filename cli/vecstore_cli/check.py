@@ -10,6 +10,7 @@ from vecstore_cli._shared import (
     command,
     echo_json,
     echo_table,
+    echo_written,
     json_option,
     progress,
     shares_by_class,
@@ -244,4 +245,4 @@ def report(
     click.echo(found.content["summary"])
     for caveat in found.content["caveats"]:
         click.echo(f"note: {caveat}")
-    click.echo(f"written: {found.html}, {found.json.name}, {found.card.name}")
+    echo_written(found)

@@ -16,6 +16,7 @@ from vecstore_cli._shared import (
     echo_facts,
     echo_json,
     echo_table,
+    echo_written,
     json_option,
     listed,
     progress,
@@ -25,7 +26,17 @@ from vecstore_cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from vecstore.reporting import Report
     from vecstore.trained import Probe
+
+
+_report_option = click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE|FOLDER",
+    help="Also write the report of `vecstore report`: a page, its JSON and a model card. That takes about as long again"
+    " as training a logistic regression: it audits, and learns again and again.",
+)
 
 
 @click.command()
@@ -86,7 +97,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Make probabilities mean what they say; learned from out-of-fold predictions, saved with the model.",
 )
-@click.option("--report", type=click.Path(), metavar="FILE", help="Write a short HTML report.")
+@_report_option
 @json_option
 @command
 def train(
@@ -118,12 +129,13 @@ def train(
       vecstore train chest.vecs pneumonia --model knn --group patient_id --report pneumonia.html
       vecstore train chest.vecs pneumonia --level patient
     """
-    from vecstore.files import output_file
     from vecstore.store import Store
     from vecstore.train import train as run
 
     if report:
-        output_file(report)  # refused before any work
+        from vecstore.reporting import ready_files  # draws: half a second that a number does not need
+
+        ready_files(report)  # refused before any work
     with Store(store) as opened:
         probe = run(
             opened,
@@ -142,11 +154,17 @@ def train(
             progress=progress(),
             calibrate=calibrate,
         )
+        if not (report and as_json):
+            _show(probe, as_json)  # before the report, which takes longer
         if report:
-            from vecstore.pages import write_training_page  # draws: half a second that a number does not need
+            from vecstore.reporting import report as write
 
-            write_training_page(opened, probe, report)
-    _show(probe, as_json)
+            assert probe.model is not None
+            found = write(opened, task, report, model=probe.model.id, progress=progress(as_json))
+            if as_json:
+                _show(probe, as_json, found)
+            else:
+                echo_written(found)
 
 
 @click.command()
@@ -157,7 +175,8 @@ def train(
     "--subgroup",
     multiple=True,
     metavar="COLUMN[=EDGES]",
-    help="Also by the values of an item column (sex), numbers in bands (age, or age=40,60); again for several.",
+    help="Also by the values of an item column (sex), numbers in bands (age, or age=40,60); again for several. With"
+    " --report by default sex, age, view, site, manufacturer and the like, where there are such columns.",
 )
 @click.option("--min-cell", type=int, default=10, show_default=True, help="Suppress subgroups of fewer groups.")
 @click.option("--specificity", type=float, default=0.9, show_default=True, help="At which sensitivity is told.")
@@ -172,7 +191,7 @@ def train(
     "--ordinal", metavar="A,B,C", help="Classes from least to most, for quadratic kappa; numbers are ordered anyway."
 )
 @click.option("--coverage", type=float, default=0.9, show_default=True, help="Of prediction sets.")
-@click.option("--report", type=click.Path(), metavar="FILE", help="Write a short HTML report.")
+@_report_option
 @json_option
 @command
 def evaluate(
@@ -196,31 +215,26 @@ def evaluate(
     \b
       vecstore evaluate chest.vecs pneumonia
       vecstore evaluate chest.vecs pneumonia --subgroup sex --subgroup age=40,60 --prevalence 0.05
+      vecstore evaluate chest.vecs pneumonia --report pneumonia.html
     """
-    from vecstore.evaluate import evaluate as run
-    from vecstore.files import output_file
-    from vecstore.store import Store
-
+    options: dict[str, Any] = {
+        "model": model,
+        "min_cell": min_cell,
+        "specificity": specificity,
+        "sensitivity": sensitivity,
+        "prevalence": shares_by_class(prevalence),
+        "ordinal": split_commas(ordinal) or None,
+        "coverage": coverage,
+    }
     if report:
-        output_file(report)  # refused before any work
-    with Store(store) as opened:
-        probe = run(
-            opened,
-            task,
-            model=model,
-            subgroup=subgroup,
-            min_cell=min_cell,
-            specificity=specificity,
-            sensitivity=sensitivity,
-            prevalence=shares_by_class(prevalence),
-            ordinal=split_commas(ordinal) or None,
-            coverage=coverage,
-        )
-        if report:
-            from vecstore.pages import write_training_page  # draws: half a second that a number does not need
+        from vecstore.reporting import report as write
 
-            write_training_page(opened, probe, report)
-    _show(probe, as_json)
+        found = write(store, task, report, subgroup=subgroup or None, progress=progress(as_json), **options)
+        _show(found.probe, as_json, found)
+        return
+    from vecstore.evaluate import evaluate as run
+
+    _show(run(store, task, subgroup=subgroup, **options), as_json)
 
 
 @click.command()
@@ -288,12 +302,15 @@ def _pair(pair: dict[str, Any], metric: str) -> str:
     return f"{text}: {'real' if pair['real'] else 'not shown to be real'}"
 
 
-def _show(probe: Probe, as_json: bool) -> None:
+def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:
+    """Its figures, and the files of a report."""
     record = probe.record.to_dict() | {"model_id": probe.model.id if probe.model else None}
     found = None if probe.assessment is None else probe.assessment.to_dict()
     if as_json:
         if found is not None:
             record |= {"assessment": found}
+        if report is not None:
+            record |= {"files": report.to_dict()["files"]}
         echo_json(record)
         return
     rows = f"{record['n']} items"
@@ -327,6 +344,8 @@ def _show(probe: Probe, as_json: bool) -> None:
         _tables(found)
     for note in [*record["notes"], *([] if found is None else found["notes"])]:
         click.echo(f"note: {_shortened(note)}")
+    if report is not None:
+        echo_written(report)
 
 
 def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:

@@ -193,13 +193,19 @@ def _places(items: Items, data: Dataset) -> tuple[dict[str, list[Value]], list[s
     sources: list[Value] = []
     folders: list[Value] = []
     endings: list[Value] = []
+    known: dict[str, str] = {"": ""}  # most items are in few folders
     for place in np.searchsorted(items.ids, data.items).tolist():
-        parts = re.split(r"[/!]", items.locators[place].partition("#")[0])
-        said = {part for part in parts[:-1] if _plain(part) in meant}
-        stripped |= said
+        locator = items.locators[place].partition("#")[0]
+        end = max(locator.rfind("/"), locator.rfind("!")) + 1
+        folder, name = locator[:end], locator[end:]
+        if folder not in known:
+            parts = re.split(r"[/!]", folder)[:-1]
+            said = {part for part in parts if _plain(part) in meant}
+            stripped |= said
+            known[folder] = "/".join(part for part in parts if part not in said)
         sources.append(items.sources[place])
-        folders.append("/".join(part for part in parts[:-1] if part not in said))
-        endings.append(parts[-1].rpartition(".")[2].lower() if "." in parts[-1] else "")
+        folders.append(known[folder])
+        endings.append(name.rpartition(".")[2].lower() if "." in name else "")
     # A folder of its own for each item or each group says which item it is.
     if len(set(folders)) > min(len(folders), len(np.unique(data.groups))) / 2 and _same(folders, data):
         folders = [""] * len(folders)

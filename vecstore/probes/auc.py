@@ -7,12 +7,16 @@ they are sorted once, and each resample costs one cumulative sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecstore.records import BoolArray, DoubleArray, IntArray
+
+KEPT = 1 << 25
+"""Counts of groups up to which resamples are kept for the next figure: 64 MiB."""
 
 BLOCK = 1 << 17  # resampled weights at a time: 1 MiB of float64, about a core's cache
 
@@ -167,11 +171,23 @@ def resamples(groups: IntArray, n_boot: int, seed: int) -> Iterator[DoubleArray]
         Whole numbers; rows sum to the number of groups. `block` suits the number of rows. Valid until the next.
     """
     size = int(groups.max()) + 1
-    generator = np.random.default_rng(seed)
     block = max(1, min(n_boot, BLOCK // max(len(groups), 1)))
     counts = np.empty((block, size))
+    drawn = iter(_kept(size, n_boot, seed) if size * n_boot <= KEPT else _draws(size, n_boot, seed))
     for start in range(0, n_boot, block):
         held = counts[: n_boot - start]
-        for row in held:
-            row[:] = np.bincount(generator.integers(0, size, size, dtype=np.int32), minlength=size)
+        for row, times in zip(held, drawn, strict=False):  # as many as the block has room for
+            row[:] = times
         yield held
+
+
+def _draws(size: int, n_boot: int, seed: int) -> Iterator[IntArray]:
+    generator = np.random.default_rng(seed)
+    for _ in range(n_boot):
+        yield np.bincount(generator.integers(0, size, size, dtype=np.int32), minlength=size)
+
+
+@lru_cache(maxsize=1)
+def _kept(size: int, n_boot: int, seed: int) -> npt.NDArray[np.uint16]:
+    """The last draws: one figure after another is made on the same resamples."""
+    return np.array([times.astype(np.uint16) for times in _draws(size, n_boot, seed)], np.uint16).reshape(n_boot, size)

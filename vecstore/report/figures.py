@@ -63,33 +63,6 @@ def dash(i: int) -> str:
     return ("solid", "dashed", "dotted")[i // COLOURS % 3]
 
 
-def roc_figure(curves: Sequence[Curve | None], description: str) -> Markup:
-    """ROC curves, one per class.
-
-    Parameters
-    ----------
-    curves : sequence of (ndarray, ndarray) or None
-        False and true positive rates, 0 to 1, ascending; None where a class has no curve but keeps its colour.
-    description : str
-        What a reader who does not see it is told.
-
-    Returns
-    -------
-    Markup
-        An `<svg>` element.
-    """
-    with mpl.rc_context():
-        axes = _axes(width=4.2, height=4.0)
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (3, 3)))
-        for i, curve in enumerate(curves):
-            if curve is not None:
-                axes.plot(
-                    *_thinned(*curve), color=_colour(i), linewidth=1.8, linestyle=dash(i), clip_on=False, zorder=3
-                )
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="1 − specificity", ylabel="Sensitivity")
-        return _svg(axes, description)
-
-
 def band_figure(
     curves: Sequence[Mapping[str, Any] | None], kind: str, description: str, level: float | None = None
 ) -> Markup:
@@ -168,35 +141,6 @@ def reliability_figure(curves: Sequence[Sequence[Mapping[str, Any]]], descriptio
         return _svg(axes, description)
 
 
-def histogram_figure(parts: Sequence[FloatArray], label: str, description: str) -> Markup:
-    """Overlaid histograms of probabilities, each as shares of its own total.
-
-    Parameters
-    ----------
-    parts : sequence of ndarray of shape (n_i,), float32
-        Probabilities, 0 to 1.
-    label : str
-        Of the horizontal axis; fixed words.
-    description : str
-
-    Returns
-    -------
-    Markup
-        An `<svg>` element.
-    """
-    edges = np.linspace(0, 1, 21)
-    with mpl.rc_context():
-        axes = _axes(width=4.2, height=2.9)
-        highest = 0.0
-        for i, part in enumerate(parts):
-            heights = np.histogram(part, edges)[0] * (100 / max(1, len(part)))
-            highest = max(highest, float(heights.max(initial=0)))
-            axes.stairs(heights, edges, fill=True, color=_colour(i), alpha=0.28, zorder=3)
-            axes.stairs(heights, edges, color=_colour(i), linewidth=1.4, linestyle=("solid", "dashed")[i % 2], zorder=3)
-        axes.set(xlim=(0, 1), ylim=(0, max(1.0, 1.05 * highest)), xlabel=label, ylabel="Share of pictures, %")
-        return _svg(axes, description)
-
-
 def curve_figure(
     sizes: Sequence[int], mean: FloatArray, low: FloatArray, high: FloatArray, whole: float, *, wide: bool = True
 ) -> Markup:
@@ -226,6 +170,9 @@ def curve_figure(
         band = np.concatenate([low, high[::-1]])
         axes.fill(np.concatenate([places, places[::-1]]), band, color=_colour(0), alpha=0.2, linewidth=0, zorder=2)
         axes.plot(places, mean, color=_colour(0), linewidth=1.8, zorder=3)
+        if len(sizes) == 1:  # neither a line nor a band is seen: a dot and its range
+            axes.plot([0, 0], [low[0], high[0]], color=_colour(0), linewidth=1.2, alpha=0.55)
+            axes.plot([0, 0], [mean[0], mean[0]], color=_colour(0), linewidth=6, solid_capstyle="round", zorder=4)
         axes.set(xlabel="Labelled groups per class", ylabel="AUC", xlim=(-0.3, len(sizes) - 0.7))
         axes.set_ylim(min(0.5, float(np.min(low, initial=0.5))), 1)
         axes.set_xticks(places, [str(size) for size in sizes])

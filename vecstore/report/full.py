@@ -63,7 +63,9 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "prevalence_stated": found["measures"]["prevalence_stated"],
             "calibration": _calibration(found["calibration"], record),
             "confusion": _confusion(told["confusion"]),
-            "subgroups": [_subgroup(part) for part in found["subgroups"]],
+            "subgroups": [_subgroup(part) for part in found["subgroups"] if _tells(part)],
+            "untold": [clean(part["column"]) for part in found["subgroups"] if not _tells(part)],
+            "min_cell": max([part["min_cell"] for part in found["subgroups"]], default=0),
             "sets": _sets(found["sets"]),
             "familiar": _familiar(told["familiar"]),
             "floors": _floors(told),
@@ -72,7 +74,7 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "mistakes": [_mistake(one, uris) for one in told["mistakes"]],
             "suspects": _suspects(told["label_errors"], uris),
             "pictures": pictures,
-            "notes": _notes(told),
+            "made_notes": _notes(told),
             "facts": _facts(told),
         },
     )
@@ -203,8 +205,8 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, points in measures["points"].items():
         for point in points:
             known = [one for one in point["thresholds"] if one is not None]
-            low, high = (min(known), max(known)) if known else (None, None)
-            told = "none" if low is None else f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g}–{high:.2g}"
+            ends = [_threshold(end) for end in (min(known), max(known))] if known else ["none"]
+            told = ends[0] if ends[0] == ends[-1] else "–".join(ends)
             rows.append(
                 {
                     "name": clean(name),
@@ -214,6 +216,11 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _threshold(value: float) -> str:
+    """A probability to compare with: very small and very high ones are not written out."""
+    return "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
 
 
 def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +252,7 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
                 "colour": i % COLOURS if several else None,
                 "dash": dash(i),
                 "ece": f"{one['ece']:.3f}",
-                "slope": "–" if one["slope"] is None else f"{one['slope']:.2f}",
+                "slope": "–" if one["slope"] is None else f"{one['slope']:.2f}".replace("-", "−"),
                 "intercept": "–" if one["intercept"] is None else signed(one["intercept"]),
             }
             for i, (name, one) in enumerate(per_class.items())
@@ -265,6 +272,11 @@ def _confusion(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         for i, (name, *both) in enumerate(zip(names, table, parts, strict=True))
     ]
     return {"names": names, "rows": rows, "wide": len(names) > 6}
+
+
+def _tells(part: Mapping[str, Any]) -> bool:
+    """Whether any of its cells is told."""
+    return not all(cell["suppressed"] for cell in part["cells"])
 
 
 def _subgroup(part: Mapping[str, Any]) -> dict[str, Any]:

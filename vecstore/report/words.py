@@ -10,6 +10,12 @@ from vecstore.report.page import clean, count, interval, number, share
 FEW_GROUPS = 50
 """Groups below which an interval is said to rest on few."""
 
+FEW_CASES = 20
+"""Evaluated rows of a class below which it is said to rest on few."""
+
+MOST_NAMED = 5
+"""Such classes that are named."""
+
 IMBALANCED = 0.6
 """Share of the most frequent class from which on it is told beside accuracy."""
 
@@ -116,8 +122,8 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
     """What a reader must know before relying on the numbers, the gravest first."""
     record = told["record"]
     several = unit(record)[1]
-    groups = nouns(record["group_column"], ("group", "groups"))[1]
-    found = [
+    found = _few(record)
+    found += [
         f"The audit found a problem: {clean(finding['title'])}: {clean(finding['told'])}."
         for finding in told["audit"]["findings"]
         if finding["severity"] == "problem"
@@ -141,9 +147,6 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
             f" {percent(record['balanced_accuracy'] or 0)}, where guessing has"
             f" {percent(told['chance']['balanced_accuracy'])}."
         )
-    if record["groups"] < FEW_GROUPS:
-        noun = several if record["group_column"] is None else groups
-        found.append(f"Only {number(int(record['groups']))} {noun} were evaluated: intervals rest on few.")
     found += _gaps(told)
     sets = told["assessment"]["sets"]
     if sets and sets["covered"]["interval"] and sets["covered"]["interval"][1] < sets["coverage"]:
@@ -156,6 +159,24 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
             f"There is no test part of its own: {several} were scored in cross-validation by models like the one that"
             " is saved."
         )
+    return found
+
+
+def _few(record: Mapping[str, Any]) -> list[str]:
+    """What rests on hardly anybody."""
+    one, several = unit(record)
+    noun = (one, several) if record["group_column"] is None else nouns(record["group_column"], ("group", "groups"))
+    found = []
+    if record["groups"] < FEW_GROUPS:
+        found.append(
+            f"Only {count(int(record['groups']), *noun)} {'was' if record['groups'] == 1 else 'were'} evaluated. The"
+            " figures are weak: on others they may be far from these, and intervals rest on few."
+        )
+    rare = [name for name in record["classes"] if 0 < record["counts"].get(name, 0) < FEW_CASES]
+    if rare:
+        told = [f"{quoted(name)} {number(int(record['counts'][name]))}" for name in rare[:MOST_NAMED]]
+        more = f" and {len(rare) - MOST_NAMED} more" if len(rare) > MOST_NAMED else ""
+        found.append(f"What is said of rare classes rests on hardly any {several}: {', '.join(told)}{more}.")
     return found
 
 

@@ -137,6 +137,7 @@ class Store:
         self.thumbnails = Thumbnails(self.path / "thumbnails.sqlite")
         self.fixed = at is not None
         self._items: tuple[int, ref[Items]] | None = None
+        self._labels: tuple[int, int, list[ref[npt.NDArray[Any]]]] | None = None
         self.commit = self.catalog.last_commit()
         if at is not None:
             oldest = int(self.catalog.meta["oldest"])
@@ -469,7 +470,7 @@ class Store:
         return [Label(*row) for row in rows]
 
     def label_arrays(self, task: Task) -> tuple[IntArray, IntArray, npt.NDArray[np.float64], IntArray]:
-        """The same labels as columns.
+        """The same labels as columns, not to be changed; read once as long as somebody holds them.
 
         Returns
         -------
@@ -479,6 +480,10 @@ class Store:
         parts : ndarray of shape (n,), int64
             0 where there is none, 1 train, 2 val, 3 test.
         """
+        if self._labels is not None and self._labels[:2] == (self.commit, task.id):
+            held = [one() for one in self._labels[2]]
+            if all(one is not None for one in held):
+                return held[0], held[1], held[2], held[3]  # type: ignore[return-value]
         position = {name: i for i, name in enumerate(task.classes)}
         rows = self.rows(
             "SELECT l.item, l.class, l.value, CASE l.split WHEN 'train' THEN 1 WHEN 'val' THEN 2 WHEN 'test' THEN 3"
@@ -487,12 +492,16 @@ class Store:
             task=task.id,
         )
         items, classes, values, parts = zip(*rows, strict=True) if rows else ((), (), (), ())
-        return (
+        found = (
             np.array(items, np.int64),
             np.fromiter((position[name] for name in classes), np.int64, len(classes)),
             np.array(values, np.float64),
             np.array(parts, np.int64),
         )
+        for column in found:
+            column.setflags(write=False)
+        self._labels = self.commit, task.id, [ref(column) for column in found]
+        return found
 
     def add_task(
         self,
