@@ -327,3 +327,31 @@ def test_an_index_serves_every_search_of_a_handle(made: Store, monkeypatch: pyte
     assert searcher(made, made.space()) is engine
     _add(made, _vectors(1, 9), N)
     assert searcher(made.refresh(), made.space()) is not engine
+
+
+def test_recall_told_holds_for_the_farthest(made: Store) -> None:
+    exact = search_many(made, np.arange(1, 41).tolist(), 10, farthest=True)
+    info = index_build(made, kind="coded", recall=0.97)
+    found = search_many(made, np.arange(1, 41).tolist(), 10, farthest=True)
+    share = np.mean(
+        [len({h.item_id for h in a.hits} & {h.item_id for h in b.hits}) / 10 for a, b in zip(exact, found, strict=True)]
+    )
+    assert share >= 0.95, (share, info.recall)
+
+
+def test_rebuild_in_a_search_keeps_the_asked_recall(made: Store, monkeypatch: Any) -> None:
+    index_build(made, kind="coded", recall=0.97)
+    _add(made, _vectors(3200, 5), N)  # more than half: the next search makes it anew
+    monkeypatch.setattr("vecstore.index.coded.PER_HIT", (1,))  # and this time it does not reach the recall
+    with Store(made.path) as again:
+        result = search(again, 1, 10)
+        assert result.recall is None or result.recall["value"] >= 0.97, result.recall
+
+
+def test_a_query_that_is_like_nothing_in_the_store_is_compared_with_all(made: Store) -> None:
+    strangers = np.random.default_rng(8).standard_normal((30, DIM)).astype(np.float32)
+    exact = search_many(made, strangers, 10)
+    index_build(made, kind="coded", recall=0.9)
+    assert [[h.item_id for h in one.hits] for one in search_many(made, strangers, 10)] == [
+        [h.item_id for h in one.hits] for one in exact
+    ]

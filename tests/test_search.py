@@ -16,6 +16,7 @@ from vecstore.encoders.base import Encoder
 from vecstore.errors import DataError, NotFound, PictureError, SpaceMismatch, UsageError
 from vecstore.index.metric import Metric
 from vecstore.ingest import ingest
+from vecstore.label import label
 from vecstore.records import FloatArray
 from vecstore.search import SearchResult, search, search_many
 from vecstore.store import Store
@@ -374,3 +375,15 @@ def test_a_list_that_was_written_elsewhere_is_read(colour_store: Store, tmp_path
     assert [one.hits for one in search_many(colour_store, tmp_path / "queries.txt", 3)] == [
         search(colour_store, item, 3).hits for item in (1, 17)
     ]
+
+
+def test_by_and_unique_together_lose_nobody(bare_store: Store, tmp_path: Path, paint: Callable[..., None]) -> None:
+    for name, seed in (("A", 1), ("B1", 1), ("B2", 2)):
+        paint(tmp_path / "same" / f"{name}.png", "red", seed)
+    ingest(bare_store, tmp_path / "same", encoder="fake:64", thumbnails=False)
+    (tmp_path / "t.csv").write_text("path,label,patient\nA.png,x,A\nB1.png,y,B\nB2.png,y,B\n")
+    label(bare_store, tmp_path / "t.csv", task="t", key="path", value="label", columns=["patient"])
+    query = bare_store.vectors(bare_store.space(), bare_store.items().contents[-3:-2])[0]
+    found = search(bare_store, query, 2, by="patient", unique=True, where="source = 'same'")
+    # A by the shared picture, and B by its other one: two patients, two pictures.
+    assert [hit.locator for hit in found.hits] == ["A.png", "B2.png"]

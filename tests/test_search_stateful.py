@@ -172,19 +172,23 @@ class Searches(RuleBasedStateMachine):
         found = [(hit.locator, hit.score) for hit in result.hits]
         sign = 1 if farthest else -1
         ranked = sorted(may, key=lambda name: (sign * scores[name], ids[name]))
-        for key in [self.patients] * (by is not None) + [self.contents] * unique:
-            first: dict[str, str] = {}
-            for name in ranked:
-                first.setdefault(key[name], name)
-            ranked = [name for name in ranked if name in first.values()]
-        if self.exact:
+        keys = [self.patients] * (by is not None) + [self.contents] * unique
+        taken: set[tuple[int, str]] = set()
+        kept = []
+        for name in ranked:
+            own = {(place, key[name]) for place, key in enumerate(keys)}
+            if not own & taken:
+                kept.append(name)
+                taken |= own
+        ranked = kept
+        if self.exact or farthest:
             assert found == [(name, scores[name]) for name in ranked[:k]]
         else:
             # A hit may be missing, but not its place; scores and their order are those of the exact search.
             assert len(found) == min(k, len(ranked))
             assert all(scores.get(name) == score for name, score in found)
             assert found == sorted(found, key=lambda hit: (sign * hit[1], ids[hit[0]]))
-            for key in [self.patients] * (by is not None) + [self.contents] * unique:
+            for key in keys:
                 assert len({key[name] for name, _ in found}) == len(found)
         assert result.searched == len(may)
         assert [one.rank for one in result.hits] == list(range(1, len(found) + 1))

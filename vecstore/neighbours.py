@@ -24,7 +24,7 @@ from vecstore.files import make_folder, write_file
 from vecstore.index.base import HalfArray, Index, IndexUnusable
 from vecstore.index.choice import Plan, choose, spectrum
 from vecstore.index.coded import CodedIndex, Design
-from vecstore.index.kinds import KINDS, open_index
+from vecstore.index.kinds import KINDS, reopened_index
 from vecstore.index.metric import DEFAULT_METRIC, SAMPLE, Metric, check_metric
 from vecstore.index.recall import Recall
 from vecstore.records import BoolArray, FloatArray, IntArray, Progress, Silent
@@ -170,6 +170,7 @@ class Searcher:
         *,
         farthest: bool = False,
         once_per: Sequence[IntArray] = (),
+        whole: bool = False,
     ) -> list[list[Neighbour]]:
         """The `k` most similar items to each query.
 
@@ -183,9 +184,11 @@ class Searcher:
         excluded : sequence of n_queries sequences of int, optional
             Item ids that may not, for each query.
         farthest : bool
-            The least similar instead, the least first.
+            The least similar instead, the least first. All vectors are compared: no index is made for it.
         once_per : sequence of ndarray of shape (n_items,), int64
             At most one hit, the first, with each value of each of them: patients, contents.
+        whole : bool
+            Whether to compare all vectors, whatever the index: for queries that are not of the kind it was measured on.
 
         Returns
         -------
@@ -209,7 +212,8 @@ class Searcher:
             (first, mask), *newer = [
                 (part, mask) for part, mask in zip(self.parts, masks, strict=True) if mask is None or mask.any()
             ]
-            found, scores = first.search(asked[pending], count, mask)
+            search = first.whole if whole or farthest else first.search
+            found, scores = search(asked[pending], count, mask)
             for part, mask in newer:
                 found, scores = part.beside((found, scores), asked[pending], count, mask)
             unsure = []
@@ -271,12 +275,27 @@ class Searcher:
         rows, values = rows[keep], values[keep]
         order = np.lexsort((self.items.ids[rows], -values))
         rows, values = rows[order], values[order]
-        for codes in once_per:
-            _, first = np.unique(codes[rows], return_index=True)
-            first.sort()
+        if once_per:
+            first = _once([codes[rows] for codes in once_per], k)
             rows, values = rows[first], values[first]
         ids = self.items.ids[rows[:k]].tolist()
         return [Neighbour(*hit) for hit in zip(ids, values[:k].tolist(), strict=True)], float(scores[-1])
+
+
+def _once(codes: Sequence[IntArray], k: int) -> IntArray:
+    """Places of the first `k` hits of which none has a code, of any of some kinds, that one before it has."""
+    if len(codes) == 1:
+        return np.sort(np.unique(codes[0], return_index=True)[1])
+    taken: list[set[int]] = [set() for _ in codes]
+    places: list[int] = []
+    for place, own in enumerate(zip(*(some.tolist() for some in codes), strict=True)):
+        if len(places) == k:
+            break
+        if not any(code in gone for code, gone in zip(own, taken, strict=True)):
+            places.append(place)
+            for code, gone in zip(own, taken, strict=True):
+                gone.add(code)
+    return np.array(places, np.int64)
 
 
 def _rows_of(searcher: Searcher, ids: Sequence[int] | IntArray) -> IntArray:
@@ -352,8 +371,10 @@ def _searcher(store: Store, space: Space, metric: str) -> Searcher:
         if isinstance(index, CodedIndex):
             asked = float(index.facts.get("asked", 0.99))
             built, fitted = _built(store, space, contents, metric, index.kind, index.design, asked)
-            _save(store, space, built, fitted)
-            return Searcher(store.items(), [built], contents, fitted)
+            reached = built.recall if isinstance(built, CodedIndex) else None
+            if reached is None or reached.value >= asked:
+                _save(store, space, built, fitted)
+                return Searcher(store.items(), [built], contents, fitted)
     built, fitted = _built(store, space, contents, metric, "exact", None, 1.0)
     _save(store, space, built, fitted)
     return Searcher(store.items(), [built], contents, fitted)
@@ -363,7 +384,7 @@ def _opened(store: Store, space: Space, metric: str) -> tuple[Index, Metric, dic
     """The saved index of a space, if it is whole, ours, and of shards that the snapshot has."""
     folder = index_folder(store, space, metric)
     with suppress(IndexUnusable, OSError, ValueError, KeyError, TypeError):
-        index, covers = open_index(folder, {"fingerprint": space.fingerprint.hex(), "metric": metric})
+        index, covers = reopened_index(folder, {"fingerprint": space.fingerprint.hex(), "metric": metric})
         if not set(covers["shards"]) <= {shard.sha256.hex() for shard in store.shards(space)}:
             return None
         fitted = Metric(metric, np.zeros(space.dim), np.ones(space.dim))

@@ -311,7 +311,9 @@ def _answers(
     once_per += [items.contents] if wish.unique else []
     pool = min(len(items), max(_POOL * k, 50)) if wish.diverse else k
     vectors = np.stack([query.vector for query in asked]) if asked else np.empty((0, space.dim), np.float32)
-    found = engine.find(vectors, pool, allowed, own, farthest=wish.farthest, once_per=once_per)
+    # Recall is measured with pictures that look for the nearest: of anything else all vectors are compared.
+    whole = wish.farthest or any(query.kind == "text" for query in asked)
+    found = engine.find(vectors, pool, allowed, own, farthest=wish.farthest, once_per=once_per, whole=whole)
     if wish.diverse:
         found = [_varied(store, space, engine, hits, k, wish.diverse) for hits in found]
     hits = _hits(store, space, items, found, wish.predict)
@@ -331,12 +333,12 @@ def _answers(
                 len(excluded),
                 store.commit,
                 int(able.sum()) - int((able & engine.of_ids(excluded)).sum() if len(excluded) else 0),
-                engine.exact,
+                engine.exact or whole,
                 pictures_opened() - read,
                 [*notes, *short],
                 _thumbnail(store, query) if wish.thumbnails else query.thumbnail,
                 engine.metric.name,
-                engine.recall.to_dict() if engine.recall else None,
+                engine.recall.to_dict() if engine.recall and not whole else None,
                 query.first if query.kind == "item" else None,
                 wish.predict,
             )

@@ -243,7 +243,7 @@ def test_hits_of_other_queries_are_not_merged() -> None:
 
 @pytest.mark.parametrize("n_new", [1, 300])
 def test_newer_vectors_beside_an_index_are_as_if_they_had_been_in_it(
-    n_new: int, unit_rows: Callable[..., FloatArray], same_hits: Callable[[Hits, Hits], None]
+    n_new: int, unit_rows: Callable[..., FloatArray], same_hits: Callable[..., None]
 ) -> None:
     old, new, queries = unit_rows(2000, 24), unit_rows(n_new, 24, 1), unit_rows(40, 24, 2)
     new[0] = queries[3]  # certainly among the best of one query, and of most it is not

@@ -127,6 +127,10 @@ class Index(ABC):
             `k` below 1.
         """
 
+    def whole(self, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
+        """`search` with all vectors compared, so that nothing can be missed."""
+        return self.search(queries, k, allowed)
+
     def beside(self, hits: Hits, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
         """Complete the hits of an index that lacks these vectors, because they are newer.
 

@@ -227,6 +227,8 @@ class CodedIndex(Index):
             return
         queries = self._take(rows)
         truth = exact_neighbours(self._take, n, rows, queries, K)
+        near = np.einsum("qkd,qd->qk", self._take(truth), queries)
+        lowest = [round(float(score), 6) for score in near.min(axis=0) - 1e-5]
         # A little more than asked for, so that the other half, and queries to come, reach it too.
         aim = asked + 0.3 * (1 - asked)
         most = PER_HIT[-1]
@@ -260,6 +262,7 @@ class CodedIndex(Index):
             else:
                 probe = min(2 * probe, cells)
         self.settings = {"per_hit": per_hit, "nprobe": probe, "recall": reached.to_dict(), "asked": asked}
+        self.settings["lowest"] = lowest  # scores of the first, second … hit of the query that is farthest from all
 
     def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
         """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
@@ -344,10 +347,24 @@ class CodedIndex(Index):
         if may is not None and not may[rows[rows >= 0]].all():
             return self._scan(wanted, k, may)  # faiss 1.13 passes over the filter of these codes without a word
         found = self._rescored(wanted, rows, k)
-        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, many))
-        if len(short):
-            found[0][short], found[1][short] = self._scan(wanted[short], k, may)
+        again = (rows >= 0).sum(axis=1) < min(k, many)
+        lowest = self.settings.get("lowest")
+        if lowest and may is None:
+            # Farther from everything than any query that recall was measured on: it says nothing of this one.
+            place = min(k, len(lowest)) - 1
+            again |= found[1][:, place] < lowest[place]
+        if again.any():
+            found[0][again], found[1][again] = self._scan(wanted[again], k, may)
         return found
+
+    def whole(self, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
+        """All vectors compared; see `Index.whole`."""
+        wanted, k = checked_vectors(queries, self.dim, "query"), checked_k(k)
+        n = len(self._ids)
+        may = allowed_rows(self._ids, allowed) if n else None
+        if n == 0 or len(wanted) == 0 or (may is not None and not may.any()):
+            return no_hits(len(wanted), k)
+        return self._scan(wanted, k, may)
 
     def _scan(self, queries: FloatArray, k: int, may: BoolArray | None) -> Hits:
         """The exact answer among the rows that may be found."""

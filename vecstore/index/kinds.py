@@ -73,6 +73,26 @@ def open_index(
         raise IndexUnusable(folder, f"its files are not what index.json says: {error}") from error
 
 
+def reopened_index(folder: Path, expect: Mapping[str, Any] | None = None) -> tuple[Index, dict[str, Any]]:
+    """`open_index`, once more where another process has replaced the index while it was read."""
+    before = _stamp(folder)
+    try:
+        return open_index(folder, expect)
+    except IndexUnusable:
+        if _stamp(folder) == before:
+            raise
+        return open_index(folder, expect)
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """What changes when an index is replaced."""
+    try:
+        status = (folder / "index.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def _checked(folder: Path, told: Mapping[str, Any]) -> memoryview:
     """The bytes of a file, mapped into memory and hashed: what is not ours is never parsed."""
     name, size, sha256 = (told.get(key) for key in ("name", "bytes", "sha256"))
