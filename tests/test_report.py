@@ -261,3 +261,20 @@ def test_what_can_not_be_done_is_refused_before_any_work(
 def test_a_task_without_a_model_says_how_to_train_one(colour_store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no model of task 'colour'; expected a trained one; train one: vecstore train"):
         report(colour_store, "colour", tmp_path / "x.html")
+
+
+def test_labels_and_columns_are_read_once_while_somebody_holds_them(colour_store: Store, colour_labels: Path) -> None:
+    ages = colour_store.column("age")
+    assert colour_store.column("AGE") is ages and len(ages) == 63
+    some = np.array(list(ages)[:2], np.int64)
+    assert colour_store.column("age", some) == {item: ages[item] for item in some.tolist()}
+    task = colour_store.task("colour")
+    held = colour_store.label_arrays(task)
+    assert all(one is other for one, other in zip(held, colour_store.label_arrays(task), strict=True))
+    with pytest.raises(ValueError, match="read-only"):
+        held[1][0] = 2
+    label(colour_store, colour_labels, task="colour", key="file", value="part")  # another import, other classes
+    assert colour_store.column("age") is not ages  # of another commit
+    again = colour_store.label_arrays(colour_store.task("colour"))
+    assert set(again[1].tolist()) == {0, 1} and set(held[1].tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(colour_store.label_arrays(task)[1], held[1])  # a model knows those it learned

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.audit import MAX_QUERIES, audit
-from vecstore.dataset import Dataset, dataset, group_codes
+from vecstore.dataset import Dataset, dataset, group_codes, group_column
 from vecstore.dataset.levels import value_text
 from vecstore.embedding import pictures_opened
 from vecstore.errors import DataError
@@ -165,10 +165,13 @@ def report(
         opened.refresh()
         before = pictures_opened()
         told.say("scores")
-        asked = _usual_columns(opened, task) if subgroup is None else asked_columns(subgroup)
-        items = opened.items()  # held, so that no part reads them again, and likewise the labels
+        # What is held no part reads again: items, labels, and columns that several look at.
+        items = opened.items()
         tasks = [one.task for one in opened.models(opened.task(task).name) if model in (None, one.id)]
-        held = [opened.label_arrays(one) for one in tasks[-1:]]
+        held: list[Any] = [opened.label_arrays(one) for one in tasks[-1:]]
+        by_name = group_column(opened)
+        held += [] if by_name is None else [opened.column(by_name)]
+        asked = _usual_columns(opened, task, held) if subgroup is None else asked_columns(subgroup)
         many = len(items) > MANY
         again = judged(
             opened,
@@ -633,16 +636,18 @@ def _some(y: npt.NDArray[Any], groups: IntArray, part: BoolArray, seed: int) -> 
     return keep
 
 
-def _usual_columns(store: Store, task: str) -> list[tuple[str, list[float] | None]]:
-    """Columns like sex or site, but not the one that the labels came from."""
+def _usual_columns(store: Store, task: str, held: list[Any]) -> list[tuple[str, list[float] | None]]:
+    """Columns like sex or site, but not the one that the labels came from; their values are added to what is held."""
     source = store.task(task).provenance.get("value") or ()
     own = {name.casefold() for name in ([source] if isinstance(source, str) else source)}
     found: list[tuple[str, list[float] | None]] = []
     for name, kind in store.columns().items():
         if name.casefold() not in own and name.casefold().replace("_", "").replace(" ", "") in USUAL:
-            known = set(store.column(name).values())
+            values = store.column(name)
+            known = set(values.values())
             if len(known) > 1 and (kind != "TEXT" or len(known) <= MOST_VALUES):
                 found.append((name, None))
+                held.append(values)
     return found
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
+from vecstore.probes import auc
 from vecstore.probes.bands import GRID, MOST_BANDS, POINTS, curves
 
 
@@ -69,3 +70,16 @@ def test_only_the_first_classes_have_bands() -> None:
     p = rng.dirichlet(np.ones(15), 300)
     found = curves(y, p, range(15), "multi-class", n_boot=10)
     assert [bool(one and one.at) for one in found.roc.values()] == [True] * MOST_BANDS + [False] * (15 - MOST_BANDS)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300_000])
+def test_resamples_that_are_kept_are_those_that_are_drawn(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.arange(size)
+    kept = [block.copy() for block in auc.resamples(codes, 5, 3)]
+    assert auc._kept.cache_info().currsize == 1
+    again = [block.copy() for block in auc.resamples(codes, 5, 3)]
+    monkeypatch.setattr(auc, "KEPT", 0)
+    drawn = [block.copy() for block in auc.resamples(codes, 5, 3)]
+    for one in (kept, again):
+        np.testing.assert_array_equal(np.concatenate(one), np.concatenate(drawn))
+    assert np.concatenate(drawn).shape == (5, size) and (np.concatenate(drawn).sum(axis=1) == size).all()

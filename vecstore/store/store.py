@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,10 @@ class Model:
     added_in: int
 
 
+class _Values(dict[int, Value]):
+    """Values by item id, of a kind that can be held weakly."""
+
+
 class Store:
     """A store at a commit.
 
@@ -137,6 +141,7 @@ class Store:
         self.thumbnails = Thumbnails(self.path / "thumbnails.sqlite")
         self.fixed = at is not None
         self._items: tuple[int, ref[Items]] | None = None
+        self._columns: WeakValueDictionary[tuple[int, str], _Values] = WeakValueDictionary()
         self._labels: tuple[int, int, list[ref[npt.NDArray[Any]]]] | None = None
         self.commit = self.catalog.last_commit()
         if at is not None:
@@ -416,16 +421,23 @@ class Store:
         )
 
     def column(self, name: str, ids: IntArray | None = None) -> dict[int, Value]:
-        """Non-empty values of a column by item id; `ids` is an ndarray of shape (n,), int64: only of these."""
-        column = quoted(self.column_name(name))
-        rows = self.rows(
-            f"SELECT m.item, m.{column} FROM metadata m JOIN states s ON s.item = m.item"
-            f" WHERE m.{column} IS NOT NULL AND {visible('m')} AND {visible('s')}"
-        )
+        """Non-empty values of a column by item id; `ids` is an ndarray of shape (n,), int64: only of these.
+
+        All of them, which are not to be changed, are read once as long as somebody holds them.
+        """
+        known = self.column_name(name)
+        found = self._columns.get((self.commit, known))
+        if found is None:
+            column = quoted(known)
+            rows = self.rows(
+                f"SELECT m.item, m.{column} FROM metadata m JOIN states s ON s.item = m.item"
+                f" WHERE m.{column} IS NOT NULL AND {visible('m')} AND {visible('s')}"
+            )
+            found = self._columns[self.commit, known] = _Values(rows)
         if ids is None:
-            return dict(rows)
+            return found
         wanted = set(ids.tolist())
-        return {item: value for item, value in rows if item in wanted}
+        return {item: value for item, value in found.items() if item in wanted}
 
     def metadata(self, ids: Iterable[int]) -> dict[int, dict[str, Value]]:
         """Non-empty metadata of a few items, by item id."""
