@@ -68,6 +68,41 @@ def test_bunches_of_more_than_k_alike_pictures_are_one_group(tmp_path: Path) -> 
             assert found.graph.nnz == k * len(rows)
 
 
+def test_with_a_recall_few_neighbours_are_missed_and_it_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n, dim = 5000, 24
+    rows = rng.standard_normal((40, dim))[rng.integers(0, 40, n)] + rng.standard_normal((n, dim))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    passport = Passport("made", "none", "made", "none", "", "", (1, 1), "none", (0.0,), (1.0,), "none", dim)
+    with Store.create(tmp_path / "made.vecs") as store:
+        space = store.add_space("made", passport, {})
+        hashes = [number.to_bytes(16, "big") for number in range(n)]
+        pictures = [
+            Picture(f"{n:04}.png", 1, 1, None, "made", hashes[0 if n % 500 == 7 else n], 1, 1, {}) for n in range(n)
+        ]
+        append(store, Batch("made", "folder", pictures, vectors={space.id: (hashes, rows)}), {space.id: space}, {})
+        store.refresh()
+        exact = neighbors(store, 10, recall=1.0)
+        found = neighbors(store, 10, recall=0.97, output=tmp_path / "graph.npz")
+        assert exact.exact and exact.recall is None and not found.exact and found.recall is not None
+        assert found.recall["value"] >= 0.95 and found.recall["low"] < found.recall["value"]
+        truth, near = (one.graph.indices.reshape(n, 10) for one in (exact, found))
+        assert np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(truth, near, strict=True)]) >= 0.97
+        assert found.duplicates == exact.duplicates == [[1, *range(8, n, 500)]]  # one picture under eleven names
+        far = found.graph.data.reshape(n, 10)
+        assert (np.diff(far, axis=1) >= 0).all() and (far[7] < 1e-6).all()
+        np.testing.assert_allclose(far[near == truth], exact.graph.data.reshape(n, 10)[near == truth], atol=1e-6)
+        # Of few items nothing is to be saved.
+        few = neighbors(store, 10, recall=0.97, where="item <= 2000")
+        assert few.exact and few.recall is None and len(few.ids) == 2000
+
+
+@pytest.mark.parametrize("recall", [0.0, 1.5, float("nan")])
+def test_a_recall_that_is_no_share_is_refused(bare_store: Store, recall: float) -> None:
+    with pytest.raises(UsageError, match=rf"recall {recall}; expected above 0 and at most 1; --recall 0\.97"):
+        neighbors(bare_store, 3, recall=recall)
+
+
 def test_what_makes_no_graph_is_refused(bare_store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="k = 0"):
         neighbors(bare_store, 0)

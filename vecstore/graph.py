@@ -13,7 +13,7 @@ import numpy as np
 from vecstore.errors import DataError, UsageError
 from vecstore.files import output_file, write_file
 from vecstore.index.metric import DEFAULT_METRIC
-from vecstore.neighbours import searcher
+from vecstore.neighbours import pairs_of, searcher
 from vecstore.records import DoubleArray, IntArray, Progress, Silent
 from vecstore.store import Store
 
@@ -48,7 +48,7 @@ class NeighborGraph:
     k, commit : int
     exact : bool
     recall : dict or None
-        Of an approximate index, as measured when it was built.
+        Of an approximate graph, as measured on held-out items; None of an exact one.
     """
 
     ids: IntArray
@@ -99,6 +99,7 @@ def neighbors(
     space: str | None = None,
     metric: str = DEFAULT_METRIC,
     where: str | None = None,
+    recall: float | None = None,
     duplicates: float = 0.99,
     outliers: int = 20,
     output: str | os.PathLike[str] | None = None,
@@ -113,6 +114,11 @@ def neighbors(
         Neighbours of each item, itself not among them.
     space, metric, where : str, optional
         As of `search`; only items that fit `where` are rows, and found.
+    recall : float, optional
+        Share of the exact neighbours that is to be found, above 0 and up to 1; by default as much as the store's index
+        finds, which is all of an exact one. Below 1 the pairs of items are looked at once, over few directions, and
+        what comes near is scored from the vectors; the recall that was measured is told. A few thousand items are
+        compared exactly all the same.
     duplicates : float
         Similarity from which on two items are near-duplicates, up to 1. Where all k neighbours of an item are, up to
         128 are looked at.
@@ -138,6 +144,8 @@ def neighbors(
             expected="k from 1, a similarity up to 1, and a number from 0",
             do="-k 10 --duplicates 0.99 --outliers 20",
         )
+    if recall is not None and not 0 < recall <= 1:
+        raise UsageError(f"recall {recall}", expected="above 0 and at most 1", do="--recall 0.97")
     if output is not None:
         output_file(output)  # refused before any work
     told = progress or Silent()
@@ -161,16 +169,25 @@ def neighbors(
             for start in range(0, len(some), _BLOCK):
                 part = slice(start, start + _BLOCK)
                 vectors = engine.vectors(opened, chosen, contents[some[part]])
-                hits = engine.find(vectors, count, may, [[int(item)] for item in ids[some[part]]])
+                own = [[int(item)] for item in ids[some[part]]]
+                hits = engine.find(vectors, count, may, own, whole=recall == 1)
                 near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
                 far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
                 if count == k:
                     told.step(len(hits))
             return near, far
 
-        told.begin("items", len(rows))
-        near, far = nearest(np.arange(len(rows)), k)
-        told.end()
+        reached, exact = engine.recall, engine.exact or recall == 1
+        by_pairs = None
+        if recall is not None and recall < 1:
+            by_pairs = pairs_of(opened, chosen, engine, contents, k, recall, told)
+        if by_pairs is not None:
+            near, scores, reached = by_pairs
+            far, exact = 1 - scores.astype(np.float64), False
+        else:
+            told.begin("items", len(rows))
+            near, far = nearest(np.arange(len(rows)), k)
+            told.end()
         together, alone = _groups(ids, near, far, 1 - duplicates, nearest), _outliers(ids, far, outliers)
         told_of = [*(item for group in together for item in group), *(item for item, _ in alone)]
         places = np.searchsorted(engine.items.ids, told_of).tolist()
@@ -183,8 +200,8 @@ def neighbors(
             metric,
             k,
             opened.commit,
-            engine.exact,
-            engine.recall.to_dict() if engine.recall else None,
+            exact,
+            reached.to_dict() if reached and not exact else None,
             list(engine.notes),
             {
                 item: (engine.items.sources[row], engine.items.locators[row])

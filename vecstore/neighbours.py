@@ -26,6 +26,7 @@ from vecstore.index.choice import Plan, choose, spectrum
 from vecstore.index.coded import CodedIndex, Design
 from vecstore.index.kinds import KINDS, reopened_index
 from vecstore.index.metric import DEFAULT_METRIC, SAMPLE, Metric, check_metric
+from vecstore.index.pairs import FEWEST, all_pairs
 from vecstore.index.recall import Recall
 from vecstore.records import BoolArray, FloatArray, IntArray, Progress, Silent
 from vecstore.store import Items, Space, Store
@@ -605,6 +606,33 @@ def update_index(
     save_index(store, space, index, fitted)
     _open.pop(store, None)
     return IndexState(index, metric, None, [], len(index.ids), len(contents), store.commit)
+
+
+def pairs_of(
+    store: Store, space: Space, engine: Searcher, contents: IntArray, k: int, recall: float, progress: Progress
+) -> tuple[IntArray, FloatArray, Recall] | None:
+    """Neighbours of all of some contents among each other; see `vecstore.index.pairs.all_pairs`.
+
+    Parameters
+    ----------
+    contents : ndarray of shape (n,), int64
+        One for each item, so that some may be given more than once.
+    k : int
+    recall : float
+        Below 1.
+
+    Returns
+    -------
+    tuple or None
+        Of few different vectors: they are to be compared exactly.
+    """
+    if len(contents) < FEWEST:
+        return None
+    vectors = _moved(store, space, contents, engine.metric, progress)
+    try:
+        return all_pairs(vectors, k, recall, progress=progress)
+    except DataError:
+        return None
 
 
 def index_state(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> IndexState | None:
