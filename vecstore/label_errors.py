@@ -47,9 +47,9 @@ class Suspect:
     given, suggested : str
         The class it has, and the one it should perhaps have; of a multi-label task "yes" and "no".
     probability_given, probability_suggested : float
-        What a model says that had not seen the picture, 0 to 1.
+        What a model says that had not seen the picture, 0 to 1. Suspects are ranked by the first.
     margin : float
-        The first minus the highest of another class, brought to 0 to 1: what suspects are ranked by.
+        The first minus the highest of another class, brought to 0 to 1.
     part : {"", "train", "val", "test"}
         Of the official split.
     group : str
@@ -185,7 +185,8 @@ def label_errors(
 
     Notes
     -----
-    Confident learning after Northcutt, Jiang & Chuang (2021); ranked by the normalised margin.
+    Confident learning after Northcutt, Jiang & Chuang (2021) says which are suspects; they are ranked by the
+    probability of the class they have (self-confidence), which found more planted errors than the margin.
 
     Examples
     --------
@@ -368,7 +369,7 @@ def _doubts(made: _Predicted) -> list[_Doubts]:
 def _result(store: Store, made: _Predicted, top: int, neighbours: int, seed: int, before: int) -> LabelErrors:
     data, doubts = made.data, _doubts(made)
     ranked = [
-        (float(one.found.margin[row]), which, int(row))
+        (float(one.found.own[row]), which, int(row))
         for which, one in enumerate(doubts)
         for row in np.flatnonzero(one.found.suspect).tolist()
     ]

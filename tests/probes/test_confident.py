@@ -47,14 +47,14 @@ def test_of_several_probable_classes_the_most_probable_of_them_counts() -> None:
     assert found.suspect.tolist() == [False, True, True, True]
 
 
-def test_suspects_come_first_and_by_margin() -> None:
+def test_suspects_come_first_and_by_the_probability_of_their_class() -> None:
     y, p = _made(3)
     found = confident(y, p)
     ranking = found.ranking()
     count = int(found.suspect.sum())
     assert sorted(ranking.tolist()) == list(range(len(y)))
     assert found.suspect[ranking[:count]].all() and not found.suspect[ranking[count:]].any()
-    assert (np.diff(found.margin[ranking[:count]]) >= 0).all()
+    assert (np.diff(found.own[ranking[:count]]) >= 0).all()
     np.testing.assert_allclose(found.suggested[found.suspect], p[found.suspect, found.guess[found.suspect]])
 
 

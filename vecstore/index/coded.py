@@ -240,7 +240,8 @@ class CodedIndex(Index):
             return (seen[probe][half::2] < K * per_hit).mean(axis=1)
 
         cells = self._coded.nlist
-        probes = sorted({1 << step for step in range(cells.bit_length())} | {cells})
+        powers = [1 << step for step in range(cells.bit_length())]
+        probes = sorted({*powers, *(3 * power // 2 for power in powers if 2 < 3 * power // 2 <= cells), cells})
         chosen, least, enough = (cells, most), np.inf, 0
         for probe in probes:
             reaching = next((per_hit for per_hit in PER_HIT if share(probe, per_hit, 0).mean() >= aim), None)

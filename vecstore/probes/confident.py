@@ -52,8 +52,8 @@ class Confidence:
     suggested: DoubleArray
 
     def ranking(self) -> IntArray:
-        """Rows from the most to the least doubtful: suspects first, by margin; ndarray of shape (n,), int64."""
-        return np.lexsort((np.arange(len(self.margin)), self.margin, ~self.suspect)).astype(np.int64)
+        """Rows from the most to the least doubtful: suspects first, by `own`; ndarray of shape (n,), int64."""
+        return np.lexsort((np.arange(len(self.own)), self.own, ~self.suspect)).astype(np.int64)
 
     @property
     def share(self) -> float:
