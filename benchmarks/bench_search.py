@@ -5,9 +5,10 @@
 
 Made vectors are clustered and of unit length, in two spectra: the variance of dimension i falls as 1/i ("flat") or as
 1/i² ("steep"), with three quarters as much spread within the 2,000 clusters as between them; "hard" is "flat" with as
-much within as between, for batches and neighbours only. `--real` takes stores of one encoder, whose vectors are joined. Recall is against brute force
-over 1,000 queries that are not in the index; ties count. Parts are merged into one result file. "gpu" needs torch with
-CUDA and nothing else: exact search by torch alone, beside the rate at which the same card copies memory.
+much within as between, for batches and neighbours only. `--real` takes stores of one encoder, whose vectors are joined.
+Recall is against brute force over 1,000 queries that are not in the index; ties count. Parts are merged into one result
+file. "gpu" needs torch with CUDA and nothing else: exact search by torch alone, beside the rate at which the same card
+copies memory.
 """
 
 from __future__ import annotations

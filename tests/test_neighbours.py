@@ -239,7 +239,7 @@ def test_an_earlier_commit_is_searched_as_it_was(bare_store: Store, tmp_path: Pa
 
 
 def _break(folder: Path, how: str, other: Path) -> None:
-    (index,), facts = folder.glob("index-*.faiss"), folder / "index.json"
+    (index,), facts = folder.glob("index-*.rows"), folder / "index.json"
     data = bytearray(index.read_bytes())
     if how == "bit flipped":
         data[len(data) // 2] ^= 1
@@ -260,7 +260,7 @@ def _break(folder: Path, how: str, other: Path) -> None:
         data[-200] ^= 64
         index.write_bytes(data)
         told = json.loads(facts.read_text())
-        told["files"]["faiss"]["sha256"] = hashlib.sha256(data).hexdigest()
+        told["files"]["rows"]["sha256"] = hashlib.sha256(data).hexdigest()
         facts.write_text(json.dumps(told))
     else:
         shutil.rmtree(folder.parent)

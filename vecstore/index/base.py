@@ -17,7 +17,7 @@ from vecstore.errors import DataError, StoreError, UsageError
 from vecstore.files import HashingFile, canonical_json, make_folder, os_errors, sync_folder, write_file
 from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray
 
-FORMAT = 2
+FORMAT = 3
 """Raised when `index.json` or the meaning of the other files changes; another number is rebuilt, never converted."""
 
 UNIT_TOLERANCE = 0.01

@@ -40,10 +40,10 @@ FEW_EXCLUDED = 256
 """Up to so many forbidden rows, it is cheaper to find them too and drop them than to test every row."""
 
 FEW_ALLOWED = 4096
-"""Up to so many allowed rows, copying them is cheaper than letting faiss test every row (measured at d = 512)."""
+"""Up to so many allowed rows, copying them is cheaper than products with every row (measured at d = 512)."""
 
 FEW_QUERIES = 4
-"""With a row filter faiss takes queries one by one; beyond so many a copied block and one product win."""
+"""With a row filter, all products are made of so few queries; of more, copied blocks are multiplied."""
 
 BLOCK_ROWS = 16_384
 """Allowed rows that are copied at a time: 32 MB at d = 512."""
@@ -62,7 +62,7 @@ Take = Callable[[IntArray], FloatArray]
 
 
 class ExactIndex(Index):
-    """All vectors in one `IndexFlatIP`, rows in the order of their ids.
+    """All vectors as they are compared, rows in the order of their ids; an opened one is mapped from its file.
 
     Examples
     --------
@@ -75,27 +75,18 @@ class ExactIndex(Index):
     engine: ClassVar[str] = f"faiss {faiss.__version__}"
     exact: ClassVar[bool] = True
 
-    def __init__(self, ids: IntArray, flat: Any, owner: Any = None) -> None:
-        self._ids, self._flat = ids, flat
-        # What was read owns the flat index in it. Taking it over (`this.own`) drops references to faiss's own
-        # classes (1.15.1), until one is freed and the process crashes.
-        self._owner = owner
-        # A view into faiss's memory: valid as long as `_flat` lives and nothing is added to it.
-        n, dim = len(ids), int(flat.d)
-        self._vectors: FloatArray = (
-            faiss.rev_swig_ptr(flat.get_xb(), n * dim).reshape(n, dim) if n else np.empty((0, dim), np.float32)
-        )
+    def __init__(self, ids: IntArray, vectors: FloatArray) -> None:
+        self._ids, self._vectors = ids, vectors
 
     @classmethod
     def build(cls, ids: IntArray, vectors: FloatArray | HalfArray) -> Self:
         """Make an index of vectors; see `Index.build`."""
         matrix = checked_vectors(unit_rows(vectors), None, "row")
         numbers = checked_ids(ids, len(matrix))
-        flat = faiss.IndexFlatIP(matrix.shape[1])
         order = np.argsort(numbers)
-        for start in range(0, len(order), BLOCK_ROWS):
-            flat.add(matrix[order[start : start + BLOCK_ROWS]])
-        return cls(numbers[order], flat)
+        if vectors.dtype == np.float16 and (order[1:] > order[:-1]).all():
+            return cls(numbers, matrix)  # made here, and in order
+        return cls(numbers[order], matrix[order])
 
     def take(self, ids: IntArray) -> FloatArray:
         """Vectors of ids; see `Index.take`."""
@@ -114,7 +105,7 @@ class ExactIndex(Index):
     @property
     def dim(self) -> int:
         """Length of the vectors."""
-        return int(self._flat.d)
+        return int(self._vectors.shape[1])
 
     def beside(self, hits: Hits, queries: FloatArray, k: int, allowed: IntArray | BoolArray | None = None) -> Hits:
         """Complete the hits of another index; see `Index.beside`. Few vectors are multiplied, and seldom ranked."""
@@ -148,39 +139,38 @@ class ExactIndex(Index):
         return top(self._vectors, self._ids, wanted, k, fetch, spare, may)
 
     def _selected(self, may: BoolArray) -> Fetch:
-        """Let faiss pass over the rows that may not be found."""
-        bits = np.packbits(may, bitorder="little")
+        """Rank the rows that may be found: all products, without those that may not."""
 
         def fetch(queries: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
-            selector = faiss.IDSelectorBitmap(bits)
-            found: tuple[FloatArray, IntArray] = self._flat.search(
-                queries, count, params=faiss.SearchParameters(sel=selector)
-            )
-            return found
+            products = np.where(may, queries @ self._vectors.T, np.float32(-np.inf))
+            last = products.shape[1] - count
+            rows = np.argpartition(products, last, axis=1)[:, last:] if last else np.argsort(products, axis=1)
+            found = np.take_along_axis(products, rows, axis=1)
+            order = np.argsort(-found, axis=1, kind="stable")
+            found = np.take_along_axis(found, order, axis=1)
+            return found, np.where(found > -np.inf, np.take_along_axis(rows, order, axis=1), -1)
 
         return fetch
 
     def _files(self) -> dict[str, Callable[[HashingFile], None]]:
-        return {"faiss": self._write}
+        return {"rows": self._write}
 
     def _write(self, file: HashingFile) -> None:
-        mapped = faiss.IndexIDMap(faiss.IndexFlatIP(self.dim))
-        mapped.index = self._flat
-        mapped.ntotal = len(self._ids)
-        faiss.copy_array_to_vector(self._ids, mapped.id_map)
-        faiss.write_index(mapped, faiss.PyCallbackIOWriter(file.write))
+        """Ids (int64), then rows (float32)."""
+        if not len(self._ids):
+            return
+        file.write(np.ascontiguousarray(self._ids, "<i8").data)
+        for start in range(0, len(self._ids), BLOCK_ROWS):
+            file.write(np.ascontiguousarray(self._vectors[start : start + BLOCK_ROWS], "<f4").data)
 
     @classmethod
     def _read(cls, files: Mapping[str, memoryview], facts: Mapping[str, Any]) -> Self:
-        n, dim = facts["n"], facts["dim"]
-        mapped = read_faiss(files["faiss"])
-        if type(mapped) is not faiss.IndexIDMap:
-            raise ValueError(f"a {type(mapped).__name__}, not an IndexIDMap")
-        flat, ids = faiss.downcast_index(mapped.index), faiss.vector_to_array(mapped.id_map)
-        if type(flat) is not faiss.IndexFlatIP or (flat.ntotal, flat.d, len(ids)) != (n, dim, n):
-            raise ValueError(f"{flat.ntotal} vectors of length {flat.d} with {len(ids)} ids")
+        n, dim, data = facts["n"], facts["dim"], files["rows"]
+        if len(data) != n * (8 + 4 * dim):
+            raise ValueError(f"{len(data)} bytes of {n} rows of length {dim}")
+        ids = np.frombuffer(data, "<i8", n)
         check_ascending(ids)
-        return cls(ids, flat, mapped)
+        return cls(ids, np.frombuffer(data, "<f4", n * dim, 8 * n).reshape(n, dim))
 
 
 def read_faiss(data: memoryview) -> Any:
