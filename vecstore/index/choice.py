@@ -159,7 +159,7 @@ def _coded(n: int, dim: int, sample: Spectrum) -> list[Plan]:
     designs = (many if steep else many[::-1]) + designs
     if few is not None:
         why = f"{few} directions have {sample.within[few]:.1%} of the squared length, which suits one query and many"
-        designs = [("cells", Design("half", few, cells), why), *designs]
+        designs = [("cells", Design("half", few, max(1, cells // 2)), why), *designs]
     plans = []
     for kind, design, why in designs:
         kept = design.project or dim

@@ -228,7 +228,8 @@ class CodedIndex(Index):
         queries = self._take(rows)
         truth = exact_neighbours(self._take, n, rows, queries, K)
         near = np.einsum("qkd,qd->qk", self._take(truth), queries)
-        lowest = [round(float(score), 6) for score in near.min(axis=0) - 1e-5]
+        # Half as far again from the usual as the farthest of them: hardly any query of their kind is beyond.
+        lowest = [round(float(score), 6) for score in 1.5 * near.min(axis=0) - 0.5 * np.median(near, axis=0)]
         # A little more than asked for, so that the other half, and queries to come, reach it too.
         aim = asked + 0.3 * (1 - asked)
         most = PER_HIT[-1]
@@ -263,7 +264,7 @@ class CodedIndex(Index):
             else:
                 probe = min(2 * probe, cells)
         self.settings = {"per_hit": per_hit, "nprobe": probe, "recall": reached.to_dict(), "asked": asked}
-        self.settings["lowest"] = lowest  # scores of the first, second … hit of the query that is farthest from all
+        self.settings["lowest"] = lowest  # score of the first, second … hit below which a query is unlike them
 
     def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
         """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
@@ -351,7 +352,7 @@ class CodedIndex(Index):
         again = (rows >= 0).sum(axis=1) < min(k, many)
         lowest = self.settings.get("lowest")
         if lowest and may is None:
-            # Farther from everything than any query that recall was measured on: it says nothing of this one.
+            # Farther from everything than the queries that recall was measured on: it says nothing of this one.
             place = min(k, len(lowest)) - 1
             again |= found[1][:, place] < lowest[place]
         if again.any():
@@ -370,6 +371,8 @@ class CodedIndex(Index):
     def _scan(self, queries: FloatArray, k: int, may: BoolArray | None) -> Hits:
         """The exact answer among the rows that may be found."""
         rows = np.arange(len(self._ids)) if may is None else np.flatnonzero(may)
+        if len(queries) <= RESCORED_QUERIES and len(rows) <= FEW_ALLOWED:
+            return self._rescored(queries, np.broadcast_to(rows, (len(queries), len(rows))), k)
         return scan_rows(self._take, self._ids, queries, k, rows)
 
     def _take(self, rows: IntArray) -> FloatArray:

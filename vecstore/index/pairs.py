@@ -325,7 +325,10 @@ class _Weighed:
         return missed
 
     def chosen(self, recall: float) -> _Design:
-        """The design that costs least of those that reach a little more than the recall on half of the rows."""
+        """The design that costs least of those that reach the recall, and a little more on half of the rows.
+
+        Where none does, the one that misses least.
+        """
         options: list[tuple[float, _Design]] = []
         may_miss = int(0.7 * (1 - recall) * self._known[0::2].size)
         for components, gaps in self._gaps.items():
@@ -336,8 +339,15 @@ class _Weighed:
                 unknown = np.sort(gaps[0::2][~self._known[0::2] & (self._pairs[0::2] < share)])[::-1]
                 # Of few that were missed at most, little is known of the next: a tenth is added.
                 margin = float(unknown[left] + 0.1 * abs(unknown[left])) if left < len(unknown) else 0.0
-                options.append((self._cost(components, margin, share), _Design(components, margin, share)))
-        return min(options, key=lambda option: option[0])[1]
+                options.extend(
+                    (self._cost(components, wider, share), _Design(components, wider, share))
+                    for wider in (margin, margin + 0.25 * abs(margin), margin + abs(margin))
+                )
+        options.sort(key=lambda option: option[0])
+        for _, design in options:
+            if self.recall(design).value >= recall:
+                return design
+        return max((design for _, design in options), key=lambda design: self.recall(design).value)
 
     def _cost(self, components: int, margin: float, share: float) -> float:
         """Seconds of one core for a row."""
