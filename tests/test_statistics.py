@@ -22,10 +22,11 @@ from vecstore.dataset import dataset
 from vecstore.errors import DataError, NotFound, UsageError
 from vecstore.evaluate import evaluate
 from vecstore.export_model import export_model
+from vecstore.familiar import archive as cases_of
 from vecstore.label import label
 from vecstore.predict import predict
 from vecstore.probes.calibration import fit_calibrator
-from vecstore.probes.conformal import check_familiarity
+from vecstore.probes.conformal import check_familiarity, familiarity
 from vecstore.probes.measures import threshold_for
 from vecstore.store import Store
 from vecstore.train import train
@@ -251,6 +252,9 @@ def test_sets_hold_the_truth_and_cases_are_familiar_as_often_as_asked_by_group(
     data, known = dataset(store, "t"), probe.out_of_fold
     assert known is not None
     near = check_familiarity(data.vectors(), known.groups, known.folds, 0.9)
+    rule = cases_of(store, probe, 0.9).rule  # items without a label leave gaps between the numbers of groups
+    assert rule.least == pytest.approx(familiarity(data.vectors(), data.groups, 0.9).least, abs=1e-6)
+    assert rule.least < 0.9999
     for checked in (found.sets.covered, near):
         assert checked.value == pytest.approx(0.9, abs=0.03)
         assert checked.interval is not None and checked.interval[0] <= 0.9 <= checked.interval[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import faiss
+import faiss as _faiss
 import numpy as np
 import pytest
 
@@ -13,6 +13,8 @@ from vecstore.index.cells import CellsIndex
 from vecstore.index.coded import Design
 from vecstore.index.together import nearest
 from vecstore.records import FloatArray, IntArray
+
+faiss: Any = _faiss  # its type stubs lack what its Python layer adds
 
 
 def _cells(rows: FloatArray, cells: int) -> Any:

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from vecstore.errors import DataError
 from vecstore.probes.assessing import assess
 from vecstore.probes.conformal import (
+    Cases,
     check_familiarity,
     check_sets,
     familiarity,
@@ -149,6 +150,17 @@ def test_cases_like_those_seen_are_familiar_as_often_as_asked_and_strangers_are_
     assert np.mean(strangers) > 0.9
     # Own group seen: near-copies would make every row familiar with itself, and the limit far too high.
     assert familiarity(X, np.arange(len(X)), 0.9).least > rule.least + 0.05
+
+
+@pytest.mark.parametrize("most", [5000, 200])
+def test_groups_with_gaps_between_their_numbers_are_as_others(most: int) -> None:
+    """A store has groups that a model was not trained on: a row is not to be found similar to itself."""
+    rng = np.random.default_rng(0)
+    X, groups = rng.normal(size=(300, 16)), np.repeat(np.arange(100), 3)
+    plain = familiarity(X, groups, 0.9, most=most)
+    gaps = groups * 3 + 5
+    assert familiarity(X, gaps, 0.9, most=most, cases=Cases(X, gaps)) == plain == familiarity(X, gaps, 0.9, most=most)
+    assert plain.least < 0.9
 
 
 def test_a_sample_of_groups_is_enough_for_a_limit() -> None:

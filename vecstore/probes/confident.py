@@ -1,7 +1,8 @@
 """Confident learning: which labels are probably wrong, from probabilities that a model gave rows it had not seen.
 
 After Northcutt, Jiang & Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70. A row
-is a suspect where a class other than its own is at least as probable as it is on average for rows of that class.
+is a suspect where a class other than its own is at least as probable as it is on average for rows of that class, and
+where its own is not the most probable, as cleanlab has it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Confidence:
     guess : ndarray of shape (n,), int64
         The class each row is confidently counted for; -1 where no class is probable enough.
     suspect : ndarray of shape (n,), bool
-        Rows that are confidently counted for another class than their own.
+        Rows that are confidently counted for another class than their own, which is not the most probable.
     joint : ndarray of shape (n_classes, n_classes), int64
         Rows by given class and by guess: the confident joint, uncalibrated.
     thresholds : ndarray of shape (n_classes,), float64
@@ -100,18 +101,20 @@ def confident(y: npt.ArrayLike, probabilities: npt.ArrayLike) -> Confidence:
     joint = np.zeros((classes, classes), np.int64)
     np.add.at(joint, (labels[guess >= 0], guess[guess >= 0]), 1)
     own = p[rows, labels]
+    # A rare class is "probable enough" at a few hundredths: a row that is surest of its own is no suspect.
+    suspect = (guess >= 0) & (guess != labels) & (p.argmax(axis=1) != labels)
     rest = p.copy()
     rest[rows, labels] = -1.0
     other = rest.argmax(axis=1)
     return Confidence(
         labels,
         guess.astype(np.int64),
-        (guess >= 0) & (guess != labels),
+        suspect,
         joint,
         thresholds,
         own,
         (own - rest[rows, other] + 1) / 2,
-        np.where((guess >= 0) & (guess != labels), p[rows, guess], rest[rows, other]),
+        np.where(suspect, p[rows, guess], rest[rows, other]),
     )
 
 

@@ -294,7 +294,7 @@ def familiarity(
         Of more rows only so many, of groups drawn by chance, are asked for; all of them can be found.
     seed : int
     cases : Cases, optional
-        Of these rows and groups, where they are made already.
+        Of these rows and groups, integers, where they are made already.
 
     Returns
     -------
@@ -313,7 +313,9 @@ def familiarity(
         sizes = np.bincount(codes)[order]
         chosen = order[: max(1, int(np.searchsorted(np.cumsum(sizes), most, side="right")))]
         asked = np.flatnonzero(np.isin(codes, chosen))
-    near = (cases or Cases(X, codes)).nearest(X[asked], codes[asked])
+    # Made cases know groups by the numbers they were given, with gaps where a store has groups they lack.
+    given = codes if cases is None else np.asarray(groups, np.int64)
+    near = (cases or Cases(X, codes)).nearest(X[asked], given[asked])
     known = np.isfinite(near)
     limit = group_quantile(-near[known], codes[asked][known], coverage) if known.any() else np.inf
     return Familiarity(coverage, float(max(-limit, -1.0)), int(known.sum()), len(np.unique(codes[asked][known])))
