@@ -255,14 +255,16 @@ class CodedIndex(Index):
             if enough == 2:  # more cells only cost more
                 break
         probe, per_hit = chosen
-        while True:
-            reached = measured(share(probe, per_hit, 1), K, n)
-            if reached.value >= asked or (probe, per_hit) == (cells, most):
-                break
-            if per_hit < most:
+        reached = measured(share(probe, per_hit, 1), K, n)
+        while reached.value < asked:
+            # More candidates, unless what is missing is in cells that are not visited.
+            if per_hit < most and share(probe, most, 1).mean() > reached.value:
                 per_hit = PER_HIT[PER_HIT.index(per_hit) + 1]
+            elif probe < cells:
+                probe = next(more for more in probes if more > probe)
             else:
-                probe = min(2 * probe, cells)
+                break
+            reached = measured(share(probe, per_hit, 1), K, n)
         self.settings = {"per_hit": per_hit, "nprobe": probe, "recall": reached.to_dict(), "asked": asked}
         self.settings["lowest"] = lowest  # score of the first, second … hit below which a query is unlike them
 
