@@ -21,6 +21,18 @@ KINDS = ("exact", "coded", "cells")
 GB = 1_000_000_000
 
 
+def size_of(n: int) -> str:
+    """Bytes as a person reads them.
+
+    >>> size_of(2_050_000_000), size_of(3_900_000), size_of(1000)
+    ('2.05 GB', '3.9 MB', '1 kB')
+    """
+    for unit, name, digits in ((GB, "GB", 2), (10**6, "MB", 1)):
+        if n >= unit:
+            return f"{n / unit:.{digits}f} {name}"
+    return f"{n / 1000:.0f} kB"
+
+
 @dataclass(frozen=True, slots=True)
 class Spectrum:
     """How the variance of vectors is spread over directions.
@@ -77,8 +89,8 @@ class Plan:
     def __str__(self) -> str:
         what = self.kind if self.design is None else f"{self.kind} ({self.design})"
         return (
-            f"{what}: {self.why}; about {max(self.seconds, 0.1):.1f} s to build, {self.bytes / GB:.2f} GB on disk,"
-            f" {self.memory / GB:.2f} GB in memory"
+            f"{what}: {self.why}; about {max(self.seconds, 0.1):.1f} s to build, {size_of(self.bytes)} on disk,"
+            f" {size_of(self.memory)} in memory"
         )
 
 
@@ -121,8 +133,8 @@ def choose(
     if not fitting:
         least = min(plans, key=lambda plan: plan.memory)
         raise UsageError(
-            f"no index of {n} vectors of length {dim} fits into {(memory or 0) / GB:.2f} GB",
-            expected=f"at least {least.memory / GB:.2f} GB ({least.kind})",
+            f"no index of {n} vectors of length {dim} fits into {size_of(memory or 0)}",
+            expected=f"at least {size_of(least.memory)} ({least.kind})",
             do="give more --memory, or ask for less --recall",
         )
     return fitting
