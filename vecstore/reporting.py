@@ -34,7 +34,7 @@ from vecstore.probes.subgroups import MIN_CELL
 from vecstore.records import BoolArray, IntArray, Progress, Silent
 from vecstore.report.card import model_card
 from vecstore.report.full import items_shown, report_page
-from vecstore.report.words import caveats, summary
+from vecstore.report.words import balanced_by_chance, caveats, summary
 from vecstore.rescoring import Rescored, training_group
 from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
@@ -290,7 +290,7 @@ class _Look:
             "chance": {
                 "auc": 0.5,
                 "accuracy": majority,
-                "balanced_accuracy": 1 / len(self.record.classes) if self.kind == "multi-class" else 0.5,
+                "balanced_accuracy": balanced_by_chance(record),
             },
         }
 

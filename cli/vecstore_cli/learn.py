@@ -355,7 +355,9 @@ def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:
     counts = record["counts"]
     name, most = max(counts.items(), key=lambda entry: entry[1])
     present = sum(count > 0 for count in counts.values())
-    return f"; always {name}: {most / sum(counts.values()):.3f}", f"; {1 / max(present, 1):.3f} by chance"
+    if present < 2:
+        return f"; all are {name}", "; one class only: nothing to tell apart"
+    return f"; always {name}: {most / sum(counts.values()):.3f}", f"; {1 / present:.3f} by chance"
 
 
 _OVERALL = (

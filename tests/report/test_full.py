@@ -19,7 +19,7 @@ from vecstore.probes.metrics import evaluate
 from vecstore.report.card import model_card
 from vecstore.report.full import MOST_CLASSES, report_page
 from vecstore.report.page import share
-from vecstore.report.words import caveats, summary
+from vecstore.report.words import balanced_by_chance, caveats, summary
 
 Check = Callable[..., Any]
 Told = dict[str, Any]
@@ -50,7 +50,8 @@ def _case(
     tuning = Tuning(labels, probabilities, np.arange(n) % 3)
     columns = [Column("sex", ["FM"[i // 2 % 2] for i in range(n)]), Column("site", ["A", "B", "C", None] * (n // 4))]
     found = assess(labels, probabilities, names, kind, groups, tuning=tuning, columns=columns, n_boot=n_boot)  # type: ignore[arg-type]
-    counts = dict.fromkeys(names, n // len(names))
+    positive = np.nansum(labels == 1, axis=0) if kind == "multi-label" else np.bincount(labels, minlength=len(names))
+    counts = dict(zip(names, positive.tolist(), strict=True))
     made = {
         "task": "pneumonia",
         "classes": names,
@@ -88,7 +89,7 @@ def _case(
         "task": "pneumonia",
         "record": made | {"kind": kind} | fields | record,
         "assessment": found.to_dict(),
-        "chance": {"auc": 0.5, "accuracy": 0.5, "balanced_accuracy": 0.5},
+        "chance": {"auc": 0.5, "accuracy": 0.5, "balanced_accuracy": balanced_by_chance(made | {"kind": kind})},
         "curves": curves(labels, probabilities, names, kind, groups, n_boot=n_boot).to_dict(),  # type: ignore[arg-type]
         "confusion": None if table is None else {"classes": names, "counts": table.tolist()},
         "audit": {"findings": [finding | {"do": "leave them out", "examples": [example | {"more": 3}]}], "notes": []},
@@ -245,6 +246,15 @@ def test_one_class_only_makes_a_page_without_a_score(kind: str, parse: Check) ->
     assert told["record"]["auc"] is None and "an AUC that is not defined" in page.text
     assert "Sensitivity against" not in page.text and "AUC-ROC 0" not in page.text
     assert "an AUC that is not defined" in model_card(told)
+    if kind == "multi-label":
+        return
+    only = told["record"]["classes"][0]
+    first = f"All evaluated pictures are “{only}”: nothing can be said of how well classes are told apart."
+    assert told["caveats"][0].startswith(first) and first in model_card(told)
+    assert balanced_by_chance(told["record"]) is None
+    assert "imbalanced" not in page.text and "guessing 0.50" not in page.text and "class shares" not in page.text
+    if kind == "multi-class":  # of all rows: nothing to be precise about
+        assert told["assessment"]["measures"]["per_class"][only]["auprc"]["value"] is None
 
 
 def test_labels_that_are_not_known_leave_the_others_their_figures(parse: Check) -> None:

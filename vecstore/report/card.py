@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vecstore.report.page import clean, interval, number, share
-from vecstore.report.words import percent, unit
+from vecstore.report.words import only_class, percent, unit
 
 _MARKED = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -65,6 +65,10 @@ def model_card(told: Mapping[str, Any]) -> str:
         if key in measures["overall"]:
             one, chance = measures["overall"][key], told["chance"].get(key)
             bounds = interval(one["interval"])
+            if key == "auprc" and record["kind"] == "binary":
+                chance = next(iter(measures["prevalence"].values()))
+            if only_class(record):
+                chance = None
             lines.append(f"| {title} | {share(one['value'])} | {bounds} | {'' if chance is None else share(chance)} |")
     lines += ["", "| Class | AUC | Sensitivity | Specificity | PPV | NPV |", "|---|---:|---:|---:|---:|---:|"]
     for name, values in measures["per_class"].items():
@@ -72,7 +76,8 @@ def model_card(told: Mapping[str, Any]) -> str:
         lines.append(f"| {_text(name)} | {' | '.join(cells)} |")
     brier = told["assessment"]["calibration"]["brier"]
     prior = told["assessment"]["calibration"]["brier_of_prior"]
-    lines += ["", f"Brier score {_estimate(brier)}; of the class shares alone {share(prior)}.", ""]
+    alone = "" if only_class(record) else f"; of the class shares alone {share(prior)}"
+    lines += ["", f"Brier score {_estimate(brier)}{alone}.", ""]
     if told["assessment"]["subgroups"]:
         lines += ["## Subgroups", "", f"| Column | Value | {several.capitalize()} | AUC |", "|---|---|---:|---:|"]
         for group in told["assessment"]["subgroups"]:

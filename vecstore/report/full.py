@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
 from vecstore.report.page import clean, data_uri, interval, number, phrase, render, share
 from vecstore.report.similar import parted
-from vecstore.report.words import nouns, percent, signed, unit
+from vecstore.report.words import nouns, only_class, percent, signed, unit
 
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
@@ -115,7 +115,7 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
         ("AUC-ROC", own["auc"], chance["auc"], "guessing"),
         ("Balanced accuracy", own["balanced_accuracy"], chance["balanced_accuracy"], "guessing"),
-        ("Accuracy", own["accuracy"], chance["accuracy"], _majority(record)[0]),
+        ("Accuracy", own["accuracy"], None if only_class(record) else chance["accuracy"], _majority(record)[0]),
         ("AUPRC", overall["auprc"], prevalence[0] if single and record["kind"] == "binary" else None, "prevalence"),
     ]
     tiles = []
@@ -131,10 +131,16 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "low": f"{100 * low:.1f}",
                     "width": f"{100 * (high - low):.1f}",
                     "floor": None if floor is None else f"{100 * floor:.1f}",
-                    "floor_told": "" if floor is None else f"{floor_name} {share(floor)}",
+                    "floor_told": _floor_told(record, floor, floor_name),
                 }
             )
     return tiles
+
+
+def _floor_told(record: Mapping[str, Any], floor: float | None, name: str) -> str:
+    if floor is not None:
+        return f"{name} {share(floor)}"
+    return "of one class only" if only_class(record) else "mean over classes"
 
 
 def _majority(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -241,7 +247,7 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         "swatches": several,
         "facts": [
             ("Brier score", *estimate(found["brier"])),
-            ("Brier score of the class shares", share(found["brier_of_prior"]), ""),
+            *([] if only_class(record) else [("Brier score of the class shares", share(found["brier_of_prior"]), "")]),
             ("Log-loss", f"{found['log_loss']['value']:.3f}" if found["log_loss"]["value"] is not None else "–", ""),
             *([("ECE of the most probable class", f"{top['ece']:.3f}", "")] if top else []),
             ("Calibrated by", calibrated["method"] if calibrated else "nothing: as the model gives them", ""),
@@ -358,7 +364,7 @@ def _floors(told: Mapping[str, Any]) -> list[dict[str, Any]]:
         shown = (share(floor["auc"]), interval(floor["interval"])) if floor["auc"] is not None else ("–", "")
         rows.append({"name": clean(floor["name"]), "auc": shown, "how": clean(floor["how"]), "own": False})
     rows.append({"name": "Guessing", "auc": (share(chance["auc"]), ""), "how": "by definition", "own": False})
-    if chance["accuracy"] is not None:
+    if chance["accuracy"] is not None and only_class(record) is None:
         how = f"accuracy {share(chance['accuracy'])}, balanced accuracy {share(chance['balanced_accuracy'])}"
         rows.append({"name": _majority(record)[1], "auc": ("0.50", ""), "how": how, "own": False})
     return rows

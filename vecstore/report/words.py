@@ -84,6 +84,24 @@ def signed(value: float) -> str:
     return "0.00" if told[1:] == "0.00" else told
 
 
+def only_class(record: Mapping[str, Any]) -> str | None:
+    """The class of all evaluated rows, where there is but one: nothing can be told apart there."""
+    present = [name for name, n in record["counts"].items() if n > 0]
+    return present[0] if record["kind"] != "multi-label" and len(present) == 1 else None
+
+
+def balanced_by_chance(record: Mapping[str, Any]) -> float | None:
+    """Balanced accuracy of always the same answer: one over the classes that were evaluated; None of a single one.
+
+    >>> balanced_by_chance({"kind": "multi-class", "counts": {"a": 5, "b": 2, "c": 3, "d": 0}}).__round__(3)
+    0.333
+    """
+    if record["kind"] == "multi-label":
+        return 0.5
+    present = sum(n > 0 for n in record["counts"].values())
+    return 1 / present if present > 1 else None
+
+
 def summary(told: Mapping[str, Any]) -> str:
     """What was predicted, from what, how well, and on whom: to be quoted alone."""
     record = told["record"]
@@ -122,7 +140,14 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
     """What a reader must know before relying on the numbers, the gravest first."""
     record = told["record"]
     several = unit(record)[1]
-    found = _few(record)
+    only = only_class(record)
+    found = []
+    if only is not None:
+        found.append(
+            f"All evaluated {several} are {quoted(only)}: nothing can be said of how well classes are told apart."
+            " Accuracy is but the share of them that is found."
+        )
+    found += _few(record)
     found += [
         f"The audit found a problem: {clean(finding['title'])}: {clean(finding['told'])}."
         for finding in told["audit"]["findings"]
@@ -138,7 +163,7 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
     if warned:
         found.append(f"The audit warns of: {'; '.join(warned)}. See Data and leakage.")
     chance = told["chance"]["accuracy"]
-    single = record["kind"] != "multi-label"
+    single = record["kind"] != "multi-label" and only is None
     if single and chance is not None and chance >= IMBALANCED and record["accuracy"] is not None:
         most = max(record["counts"], key=lambda name: record["counts"][name])
         found.append(
