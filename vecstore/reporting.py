@@ -34,7 +34,7 @@ from vecstore.probes.subgroups import MIN_CELL
 from vecstore.records import BoolArray, IntArray, Progress, Silent
 from vecstore.report.card import model_card
 from vecstore.report.full import items_shown, report_page
-from vecstore.report.words import balanced_by_chance, caveats, summary
+from vecstore.report.words import SHUFFLED, balanced_by_chance, caveats, summary
 from vecstore.rescoring import Rescored, training_group
 from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
@@ -362,7 +362,7 @@ class _Look:
         areas = [value for value in shuffled if value is not None]
         mean = sum(areas) / len(areas) if areas else None
         bounds = [min(areas), max(areas)] if areas else None
-        told.insert(0, {"name": "Shuffled labels", "auc": mean, "interval": bounds, "how": how})
+        told.insert(0, {"name": SHUFFLED, "auc": mean, "interval": bounds, "how": how})
         return {"floors": told, "learning_curve": found}
 
     def mistakes(self) -> list[dict[str, Any]]:

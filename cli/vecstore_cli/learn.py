@@ -394,7 +394,7 @@ def _tables(found: dict[str, Any]) -> None:
         for point in measures["points"].get(name, ()):
             other = ("sensitivity", "specificity", "ppv", "npv")
             told = {figure: _estimate(point[figure]) for figure in other}
-            rows.append({"class": f"  at {point['fixed']} {point['at']:g}"} | told)
+            rows.append({"class": f"  chosen for {point['fixed']} {point['at']:g}", "from": _thresholds(point)} | told)
     echo_table(rows)
     for part in found["subgroups"]:
         cells = []
@@ -407,6 +407,13 @@ def _tables(found: dict[str, Any]) -> None:
         echo_table(cells)
         if part["missing"]:
             click.echo(f"note: {part['missing']} rows have no {part['column']}, or several")
+
+
+def _thresholds(point: Mapping[str, Any]) -> str:
+    """The probability from which on a row is positive; one per fold: the range of them."""
+    known = [one for one in point["thresholds"] if one is not None]
+    ends = [f"{end:.3g}" for end in (min(known), max(known))] if known else ["none"]
+    return ends[0] if ends[0] == ends[-1] else " to ".join(ends)
 
 
 _CELL = (("auc", "auc"), ("auc, less the rest's", "gap"))

@@ -294,6 +294,41 @@ def test_thresholds_that_are_hardly_anything_are_not_written_out(parse: Check) -
     assert "specificity ≥ 0.9 < 0.001–0.123" in text and "sensitivity ≥ 0.9 > 0.999" in text
 
 
+def test_what_does_not_hold_is_told_before_the_figures(parse: Check) -> None:
+    told = _case("binary")
+    measures, calibration = told["assessment"]["measures"], told["assessment"]["calibration"]
+    point = next(one for one in measures["points"]["pneumonia"] if one["fixed"] == "specificity")
+    calibration["per_class"]["pneumonia"] |= {"slope": 0.9, "slope_interval": (0.8, 1.0)}
+    point["specificity"] = {"value": 0.85, "interval": [0.8, 0.91]}
+    told["floors"].append({"name": "Location", "auc": 0.55, "interval": None, "how": "a forest"})
+    heard = "\n".join(caveats(told))
+    assert "carry over" not in heard and "Probabilities do not mean" not in heard
+    assert "Location, without a look at what pictures show, reaches an AUC of 0.55; this model 0." in heard
+    assert "This model was spared it" not in heard and "not reached" not in parse(report_page(told, {})).text
+
+    point["specificity"] = {"value": 0.3, "interval": [0.222, 0.392]}
+    calibration |= {"log_loss": {"value": 0.723, "interval": None}, "log_loss_of_prior": 0.648}
+    calibration["per_class"]["pneumonia"] |= {"slope": 0.531, "slope_interval": (0.4, 0.66), "intercept": -4.9}
+    told["floors"][-1]["auc"] = 0.99
+    told["record"]["notes"] = ["official split: 112 training items were dropped, of 39 groups"]
+    told["caveats"] = caveats(told)
+    heard = "\n".join(told["caveats"])
+    for sentence in (
+        "Operating points do not carry over to what was evaluated: the threshold for specificity 0.9 reaches 0.30"
+        " (95 % CI 0.22–0.39).",
+        "their log-loss, 0.723, is worse than 0.648 of always saying the class shares; their slope is 0.53 (95 % CI"
+        " 0.40 to 0.66), not 1",
+        "reaches an AUC of 0.99; this model 0.",
+        "nothing shows that its score is owed to what pictures show.",
+        "This model was spared it: 112 training items were dropped, of 39 groups.",
+    ):
+        assert sentence in heard
+    text = parse(report_page(told, {})).text
+    assert "specificity ≥ 0.9 not reached" in text and "0.53 0.40 to 0.66 −4.90" in text and "Shift" in text
+    assert "slope is held at 1" in text and "Log-loss of the class shares 0.648" in text
+    assert all(caveat.replace("“", "")[:40] in model_card(told).replace("“", "") for caveat in told["caveats"][1:])
+
+
 def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_contained: Check) -> None:
     nasty = "<script>alert(1)</script>\"' onload=x $\\frac{1}{2}$ Befund: 肺炎 [x] </svg>"
     told = _case("binary", names=[nasty, nasty + "2"], where=nasty, group_column=nasty, notes=[nasty])

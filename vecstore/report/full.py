@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
 from vecstore.report.page import clean, data_uri, interval, number, phrase, render, share
 from vecstore.report.similar import parted
-from vecstore.report.words import nouns, only_class, percent, signed, unit
+from vecstore.report.words import missed, nouns, only_class, percent, signed, unit
 
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
@@ -218,6 +218,7 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "name": clean(name),
                     "rule": f"{point['fixed']} ≥ {point['at']:g}",
                     "threshold": told,
+                    "missed": missed(point),
                     "values": [estimate(point[key]) for key in ("sensitivity", "specificity", "ppv", "npv")],
                 }
             )
@@ -249,8 +250,9 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
             ("Brier score", *estimate(found["brier"])),
             *([] if only_class(record) else [("Brier score of the class shares", share(found["brier_of_prior"]), "")]),
             ("Log-loss", f"{found['log_loss']['value']:.3f}" if found["log_loss"]["value"] is not None else "–", ""),
+            *([] if only_class(record) else [("Log-loss of the class shares", f"{found['log_loss_of_prior']:.3f}", "")]),
             *([("ECE of the most probable class", f"{top['ece']:.3f}", "")] if top else []),
-            ("Calibrated by", calibrated["method"] if calibrated else "nothing: as the model gives them", ""),
+            ("Calibration", calibrated["method"] if calibrated else "none", ""),
         ],
         "rows": [
             {
@@ -258,13 +260,21 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
                 "colour": i % COLOURS if several else None,
                 "dash": dash(i),
                 "ece": f"{one['ece']:.3f}",
-                "slope": "–" if one["slope"] is None else f"{one['slope']:.2f}".replace("-", "−"),
+                "slope": _slope(one),
                 "intercept": "–" if one["intercept"] is None else signed(one["intercept"]),
             }
             for i, (name, one) in enumerate(per_class.items())
         ],
         "bins": found["bins"],
     }
+
+
+def _slope(one: Mapping[str, Any]) -> tuple[str, str]:
+    if one["slope"] is None:
+        return "–", ""
+    bounds = one["slope_interval"]
+    told = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else ""
+    return f"{one['slope']:.2f}".replace("-", "−"), told.replace("-", "−")
 
 
 def _confusion(found: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -16,8 +16,20 @@ FEW_CASES = 20
 MOST_NAMED = 5
 """Such classes that are named."""
 
+SLOPES = 0.7, 1.4
+"""Calibration slopes beyond which probabilities are said to be off, where their interval excludes 1."""
+
 IMBALANCED = 0.6
 """Share of the most frequent class from which on it is told beside accuracy."""
+
+SHUFFLED = "Shuffled labels"
+"""Name of the floor that learned labels dealt anew."""
+
+_DROPPED = "official split: "
+"""How a note on training items begins that were dropped for those of the test part."""
+
+_MENDED = ("units_across_parts", "identical_across_parts")
+"""Findings of the audit that such a drop mends."""
 
 _MODELS = {
     "probe": "A logistic regression",
@@ -148,17 +160,20 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
             " Accuracy is but the share of them that is found."
         )
     found += _few(record)
-    found += [
-        f"The audit found a problem: {clean(finding['title'])}: {clean(finding['told'])}."
-        for finding in told["audit"]["findings"]
-        if finding["severity"] == "problem"
-    ]
+    dropped = [note.removeprefix(_DROPPED) for note in record["notes"] if note.startswith(_DROPPED)]
+    for finding in told["audit"]["findings"]:
+        if finding["severity"] == "problem":
+            found.append(f"The audit found a problem: {clean(finding['title'])}: {clean(finding['told'])}.")
+            if dropped and finding["check"] in _MENDED:
+                found[-1] += f" This model was spared it: {clean(dropped[0])}."
     if record["group_column"] is None:
         found.append(
             f"Which {several} belong to one patient is not known, so each counts for itself. If patients have several,"
             " the score is too high and its interval too narrow."
         )
     found += _floor_caveats(told)
+    found += _points_missed(told)
+    found += _miscalibrated(told)
     warned = [clean(one["title"]) for one in told["audit"]["findings"] if one["severity"] == "warning"]
     if warned:
         found.append(f"The audit warns of: {'; '.join(warned)}. See Data and leakage.")
@@ -206,11 +221,75 @@ def _few(record: Mapping[str, Any]) -> list[str]:
 
 
 def _floor_caveats(told: Mapping[str, Any]) -> list[str]:
-    for floor in told["floors"]:
-        if floor["name"] == "Shuffled labels" and floor["auc"] is not None and floor["auc"] > 0.6:
+    own, bounds, found = told["record"]["auc"], told["record"]["auc_interval"], []
+    known = [floor for floor in told["floors"] if floor["auc"] is not None]
+    for floor in known:
+        if floor["name"] == SHUFFLED and floor["auc"] > 0.6:
             still = f"With shuffled labels the AUC is still {share(floor['auc'])}"
-            return [f"{still}: something other than their meaning is being learned, or there are very few rows."]
-    return []
+            found.append(f"{still}: something other than their meaning is being learned, or there are very few rows.")
+    blind = [floor for floor in known if floor["name"] != SHUFFLED]
+    if not blind or own is None:
+        return found
+    most = max(blind, key=lambda floor: float(floor["auc"]))
+    reached = f"{clean(most['name'])}, without a look at what pictures show, reaches an AUC of {share(most['auc'])}"
+    if most["auc"] >= own:
+        found.append(f"{reached}; this model {share(own)}: nothing shows that its score is owed to what pictures show.")
+    elif bounds and most["auc"] >= bounds[0]:
+        found.append(f"{reached}; this model hardly more, {share(own)}: its score may be owed to that.")
+    else:
+        found.append(f"{reached}; this model {share(own)}. That much of its score may be owed to other than the finding.")
+    return found
+
+
+def missed(point: Mapping[str, Any]) -> bool:
+    """Whether an operating point falls short of what its threshold was chosen for, beyond chance."""
+    figure = point[point["fixed"]]
+    return bool(figure["value"] is not None and figure["interval"] and figure["interval"][1] < point["at"])
+
+
+def _points_missed(told: Mapping[str, Any]) -> list[str]:
+    per_class = told["assessment"]["measures"]["points"]
+    several = len(per_class) > 1
+    off = [
+        (f"the threshold of {quoted(name)}" if several else "the threshold", point)
+        for name, points in per_class.items()
+        for point in points
+        if missed(point)
+    ]
+    if not off:
+        return []
+    parts = []
+    for whose, point in off[:MOST_NAMED]:
+        figure = point[point["fixed"]]
+        reached = f"{share(figure['value'])} (95 % CI {interval(figure['interval'])})"
+        parts.append(f"{whose} for {point['fixed']} {point['at']:g} reaches {reached}")
+    more = f"; and {len(off) - MOST_NAMED} more" if len(off) > MOST_NAMED else ""
+    sentence = f"{'; '.join(parts)}{more}."
+    return [f"Operating points do not carry over to what was evaluated: {sentence} Choose thresholds anew on such data."]
+
+
+def _miscalibrated(told: Mapping[str, Any]) -> list[str]:
+    found, record = told["assessment"]["calibration"], told["record"]
+    if only_class(record) is not None:
+        return []
+    faults = []
+    for key, name in (("log_loss", "log-loss"), ("brier", "Brier score")):
+        own, prior = found[key]["value"], found[f"{key}_of_prior"]
+        if own is not None and own > prior:
+            faults.append(f"their {name}, {own:.3f}, is worse than {prior:.3f} of always saying the class shares")
+    curves = {"the most probable class": found["top"]} if found["top"] else found["per_class"]
+    slopes = []
+    for name, curve in curves.items():
+        slope, bounds = curve["slope"], curve["slope_interval"]
+        if bounds and not SLOPES[0] <= slope <= SLOPES[1] and not bounds[0] <= 1 <= bounds[1]:
+            of = "" if len(curves) == 1 else f" of {quoted(name)}"
+            told_bounds = f"{bounds[0]:.2f} to {bounds[1]:.2f}".replace("-", "−")
+            slopes.append(f"{slope:.2f}".replace("-", "−") + f"{of} (95 % CI {told_bounds})")
+    if slopes:
+        more = f" and {len(slopes) - MOST_NAMED} more" if len(slopes) > MOST_NAMED else ""
+        rule = "below 1 they are too sure, above 1 not sure enough"
+        faults.append(f"their slope is {', '.join(slopes[:MOST_NAMED])}{more}, not 1 ({rule})")
+    return [f"Probabilities do not mean what they say: {'; '.join(faults)}."] if faults else []
 
 
 def _gaps(told: Mapping[str, Any]) -> list[str]:
