@@ -275,6 +275,9 @@ class _Look:
         """The record, and everything `evaluate` found."""
         record = self.record.to_dict()
         record.pop("seconds")
+        grouped = group_codes(self.store, self.store.items(), self.group)
+        used = np.isin(self.store.items().ids, self.probe.items)
+        record["stand_ins"] = [column for column, rows in grouped.fallbacks if (rows & used).any()]
         assert self.probe.assessment is not None
         # Always the commonest class; of several labels always the commoner answer to each.
         y = np.asarray(self.probe.y, np.float64)

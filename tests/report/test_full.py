@@ -65,6 +65,7 @@ def _case(
         "trained_on": 3000,
         "training_groups": 1500,
         "group_column": "patient_id",
+        "stand_ins": [],
         "level": None,
         "pool": None,
         "pictures": n,
@@ -179,6 +180,10 @@ def test_figures_take_colours_and_fonts_from_the_page(told: Told) -> None:
             "on 300 pictures, each scored by a model that had not seen it.",
         ),
         ({"group_column": "site", "groups": 1}, "on 300 test pictures of 1 group, none"),
+        (
+            {"group_column": "PatientID", "stand_ins": ["StudyInstanceUID"]},
+            "on 300 test pictures of 150 groups (PatientID, else StudyInstanceUID), none of which it was trained on.",
+        ),
         ({"auc_interval": None}, "with AUC {}, on 300 test pictures"),
         ({"auc": None, "auc_interval": None}, "with an AUC that is not defined, on 300 test pictures"),
         ({"auc": 0.99996, "auc_interval": [0.9951, 1.0]}, "AUC 0.999 (95 % CI 0.995–1.00), on"),

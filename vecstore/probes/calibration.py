@@ -494,9 +494,7 @@ def _equal_mass(scores: DoubleArray, bins: int) -> IntArray:
     return np.unique(first * bins // len(scores), return_inverse=True)[1].astype(np.int64)
 
 
-def _cox(
-    yes: DoubleArray, scores: DoubleArray, codes: IntArray
-) -> tuple[float | None, float | None, Interval | None]:
+def _cox(yes: DoubleArray, scores: DoubleArray, codes: IntArray) -> tuple[float | None, float | None, Interval | None]:
     """Calibration slope, intercept where the slope is held at 1, the slope's interval; None where there is none."""
     if yes.min(initial=1) == yes.max(initial=0):
         return None, None, None

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
 from vecstore.report.page import clean, data_uri, interval, number, phrase, render, share
 from vecstore.report.similar import parted
-from vecstore.report.words import missed, nouns, only_class, percent, signed, unit
+from vecstore.report.words import kin, missed, only_class, percent, signed, unit
 
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
@@ -50,7 +50,7 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "tiles": _tiles(told),
             "one": one,
             "several": several,
-            "groups": nouns(record["group_column"], ("groups", "groups"))[1] if record["group_column"] else several,
+            "groups": kin(record, (one, several))[1],
             "binary": record["kind"] == "binary",
             "roc": _curves(told, "roc"),
             "precision_recall": _curves(told, "precision-recall"),
@@ -250,7 +250,11 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
             ("Brier score", *estimate(found["brier"])),
             *([] if only_class(record) else [("Brier score of the class shares", share(found["brier_of_prior"]), "")]),
             ("Log-loss", f"{found['log_loss']['value']:.3f}" if found["log_loss"]["value"] is not None else "–", ""),
-            *([] if only_class(record) else [("Log-loss of the class shares", f"{found['log_loss_of_prior']:.3f}", "")]),
+            *(
+                []
+                if only_class(record)
+                else [("Log-loss of the class shares", f"{found['log_loss_of_prior']:.3f}", "")]
+            ),
             *([("ECE of the most probable class", f"{top['ece']:.3f}", "")] if top else []),
             ("Calibration", calibrated["method"] if calibrated else "none", ""),
         ],
@@ -518,7 +522,10 @@ def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Classifier", record["model"]),
         ("Parameters", record["parameters"]),
         ("Trained on", f"{number(record['trained_on'])} rows in {number(record['training_groups'])} groups"),
-        ("Groups", record["group_column"] or "none known"),
+        (
+            "Groups",
+            ", else ".join([record["group_column"], *record["stand_ins"]]) if record["group_column"] else "none known",
+        ),
         ("Level", f"{record['level']}, pooled by {record['pool']}" if record["level"] else None),
         ("Filter", record["where"]),
         ("Encoders", record["encoders"]),

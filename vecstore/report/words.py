@@ -66,6 +66,13 @@ def unit(record: Mapping[str, Any]) -> tuple[str, str]:
     return nouns(level, ("picture", "pictures") if level is None else (f"unit of {level}", f"units of {level}"))
 
 
+def kin(record: Mapping[str, Any], otherwise: tuple[str, str]) -> tuple[str, str]:
+    """What is never divided, one and several: groups, where values of another column stand in for missing ones."""
+    if record["group_column"] is None:
+        return otherwise
+    return ("group", "groups") if record["stand_ins"] else nouns(record["group_column"], ("group", "groups"))
+
+
 def quoted(name: object) -> str:
     """A class's name, so that commas and blanks in it belong to it.
 
@@ -129,9 +136,11 @@ def summary(told: Mapping[str, Any]) -> str:
     if record.get("level"):
         shown += f" ({count(int(record['pictures']), 'picture')})"
     column = record["group_column"]
-    group, groups = nouns(column, ("group", "groups"))
+    group, groups = kin(record, ("group", "groups"))
     if column and groups != several:
         shown += f" of {count(int(record['groups']), group, groups)}"
+        if record["stand_ins"]:
+            shown += f" ({', else '.join(clean(name) for name in (column, *record['stand_ins']))})"
     scored = "each scored by a model that had not seen "
     scored += f"its {group}" if column and groups != several else "it"
     how = f", {scored}" if record["part"] != "test" else ", none of which it was trained on"
@@ -205,7 +214,7 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
 def _few(record: Mapping[str, Any]) -> list[str]:
     """What rests on hardly anybody."""
     one, several = unit(record)
-    noun = (one, several) if record["group_column"] is None else nouns(record["group_column"], ("group", "groups"))
+    noun = kin(record, (one, several))
     found = []
     if record["groups"] < FEW_GROUPS:
         found.append(
@@ -237,7 +246,9 @@ def _floor_caveats(told: Mapping[str, Any]) -> list[str]:
     elif bounds and most["auc"] >= bounds[0]:
         found.append(f"{reached}; this model hardly more, {share(own)}: its score may be owed to that.")
     else:
-        found.append(f"{reached}; this model {share(own)}. That much of its score may be owed to other than the finding.")
+        found.append(
+            f"{reached}; this model {share(own)}. That much of its score may be owed to other than the finding."
+        )
     return found
 
 
@@ -265,7 +276,9 @@ def _points_missed(told: Mapping[str, Any]) -> list[str]:
         parts.append(f"{whose} for {point['fixed']} {point['at']:g} reaches {reached}")
     more = f"; and {len(off) - MOST_NAMED} more" if len(off) > MOST_NAMED else ""
     sentence = f"{'; '.join(parts)}{more}."
-    return [f"Operating points do not carry over to what was evaluated: {sentence} Choose thresholds anew on such data."]
+    return [
+        f"Operating points do not carry over to what was evaluated: {sentence} Choose thresholds anew on such data."
+    ]
 
 
 def _miscalibrated(told: Mapping[str, Any]) -> list[str]:
