@@ -53,6 +53,9 @@ CLASS_GROUPS = 50
 RESAMPLES = 1000, 200
 """Of groups, for all intervals; the second of many rows, where intervals are narrow."""
 
+ENCODER_FACTS = ("encoder", "library", "model", "weights_sha256", "revision", "resize", "pooling")
+"""Of a passport, what a paper states of an encoder."""
+
 SHUFFLES = 5
 NEIGHBOURS = 3
 MOST_MATRIX = 50
@@ -290,12 +293,27 @@ class _Look:
             "task": self.record.task,
             "record": record,
             "assessment": self.probe.assessment.to_dict(),
+            "encoders": [
+                {name: getattr(space.passport, name) for name in ENCODER_FACTS}
+                for space in spaces_of(self.store, self.probe)
+            ],
+            "flow": {
+                "items": len(self.store.items()),
+                "labelled": len(np.unique(self.store.label_arrays(self.model.task)[0])),
+            },
+            "groups_per_class": self._groups_per_class(),
             "chance": {
                 "auc": 0.5,
                 "accuracy": majority,
                 "balanced_accuracy": balanced_by_chance(record),
             },
         }
+
+    def _groups_per_class(self) -> dict[str, int]:
+        """Groups with evaluated rows of each class."""
+        y, classes = np.asarray(self.probe.y), self.record.classes
+        sides = y.T == 1 if y.ndim == 2 else y == np.arange(len(classes))[:, None]
+        return {name: len(np.unique(self.again.groups[side])) for name, side in zip(classes, sides, strict=True)}
 
     def curves(self) -> dict[str, Any]:
         """ROC and precision-recall with bands."""

@@ -90,6 +90,12 @@ def _case(
         "task": "pneumonia",
         "record": made | {"kind": kind} | fields | record,
         "assessment": found.to_dict(),
+        "encoders": [
+            {"encoder": "bundled", "library": "timm", "model": "lite0", "weights_sha256": "ef" * 32}
+            | {"revision": "1", "resize": "squash", "pooling": "mean"}
+        ],
+        "flow": {"items": 1234, "labelled": 1200},
+        "groups_per_class": dict.fromkeys(names, 75),
         "chance": {"auc": 0.5, "accuracy": 0.5, "balanced_accuracy": balanced_by_chance(made | {"kind": kind})},
         "curves": curves(labels, probabilities, names, kind, groups, n_boot=n_boot).to_dict(),  # type: ignore[arg-type]
         "confusion": None if table is None else {"classes": names, "counts": table.tolist()},
@@ -206,7 +212,10 @@ def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
         "Filter age >= 60",
         "commit 12; trained at commit 11",
         "Versions, training numpy 2.0",
-        "normal 1 000 150 50 %",
+        "normal 1 000 150 75 50 %",
+        "Pictures per class. 1 234 items in the store, 1 200 with a label (34 without); trained on 3 000 pictures,",
+        "Architecture lite0 of timm Weights, SHA-256 ef",
+        "To be filled in by the authors What a reader needs and vecstore does not know. Reference standard Not known:",
         "Command of training vecstore train chest.vecs pneumonia",
     ):
         assert part in text

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
 from vecstore.report.page import clean, data_uri, interval, number, phrase, render, share
 from vecstore.report.similar import parted
-from vecstore.report.words import kin, missed, only_class, percent, signed, unit
+from vecstore.report.words import TO_FILL_IN, flow, kin, missed, only_class, percent, signed, unit
 
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
@@ -75,6 +75,8 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "suspects": _suspects(told["label_errors"], uris),
             "pictures": pictures,
             "made_notes": _notes(told),
+            "to_fill_in": TO_FILL_IN,
+            "flow": flow(told),
             "facts": _facts(told),
         },
     )
@@ -170,6 +172,7 @@ def _class_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
             "trained": number(int(record["training_counts"].get(name, 0))),
             "evaluated": number(int(record["counts"].get(name, 0))),
             "share": percent(record["counts"].get(name, 0) / max(1, record["n"])),
+            "groups": number(told["groups_per_class"].get(name, 0)),
         }
         for name in record["classes"]
     ]
@@ -529,6 +532,9 @@ def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Level", f"{record['level']}, pooled by {record['pool']}" if record["level"] else None),
         ("Filter", record["where"]),
         ("Encoders", record["encoders"]),
+        ("Architecture", [f"{one['model']} of {one['library']}" for one in told["encoders"]]),
+        ("Weights, SHA-256", [one["weights_sha256"] for one in told["encoders"]]),
+        ("Brought to size by", [one["resize"] for one in told["encoders"]]),
         ("Fingerprints", [one[:16] for one in made["fingerprints"]]),
         ("Store", f"{made['store']}, {number(made['items'])} items"),
         ("Snapshot", f"commit {made['snapshot_commit']}; trained at commit {made['trained_at_commit']}"),

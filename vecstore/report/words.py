@@ -22,6 +22,16 @@ SLOPES = 0.7, 1.4
 IMBALANCED = 0.6
 """Share of the most frequent class from which on it is told beside accuracy."""
 
+TO_FILL_IN = (
+    ("Reference standard", "what the labels rest on, who set them, how many readers, what they were shown"),
+    ("Source and setting", "hospitals, dates, scanners, how pictures were chosen"),
+    ("Eligibility", "who was included and excluded, and how many"),
+    ("Intended use", "for whom, at which step of care, with which threshold"),
+    ("External validation", "figures of other hospitals or of a later time"),
+    ("Ethics", "approval, consent, data protection, funding, conflicts of interest"),
+)
+"""What TRIPOD+AI and CLAIM ask for and no store knows."""
+
 SHUFFLED = "Shuffled labels"
 """Name of the floor that learned labels dealt anew."""
 
@@ -101,6 +111,18 @@ def signed(value: float) -> str:
     """
     told = f"{value:+.2f}".replace("-", "−")
     return "0.00" if told[1:] == "0.00" else told
+
+
+def flow(told: Mapping[str, Any]) -> str:
+    """From the items of the store to those that count."""
+    record, found = told["record"], told["flow"]
+    without = found["items"] - found["labelled"]
+    evaluated = number(int(record["n"]))
+    return (
+        f"{count(found['items'], 'item')} in the store, {number(found['labelled'])} with a label"
+        f" ({number(without)} without); trained on {number(int(record['trained_on']))} {unit(record)[1]}, evaluated"
+        f" {evaluated}"
+    )
 
 
 def only_class(record: Mapping[str, Any]) -> str | None:
