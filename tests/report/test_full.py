@@ -241,6 +241,15 @@ def test_the_confusion_matrix_has_the_counts(parse: Check) -> None:
         assert f"{name} " + " ".join(f"{n} {100 * n / sum(row):.0f} %" for n in row) in text
 
 
+def test_neither_all_nor_none_is_claimed(parse: Check) -> None:
+    told = _case("binary")
+    told["confusion"]["counts"] = [[202, 1], [0, 110]]
+    told["mistakes"][0] |= {"probability": 0.99997, "probability_truth": 0.00003}
+    text = parse(report_page(told, {})).text
+    assert "normal 202 > 99 % 1 < 1 % pneumonia 0 0 % 110 100 %" in text
+    assert "Answer pneumonia > 0.999 Truth normal < 0.001" in text
+
+
 def test_many_classes_keep_their_curves_apart_and_drop_the_matrix(parse: Check) -> None:
     told = _case("multi-class", n=600, classes=20)
     page = parse(report_page(told, {}))

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
-from vecstore.report.page import clean, data_uri, interval, number, phrase, render, share
+from vecstore.report.page import clean, data_uri, interval, number, phrase, probability, render, share
 from vecstore.report.similar import parted
 from vecstore.report.words import TO_FILL_IN, flow, kin, missed, only_class, percent, signed, unit
 
@@ -214,7 +214,7 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, points in measures["points"].items():
         for point in points:
             known = [one for one in point["thresholds"] if one is not None]
-            ends = [_threshold(end) for end in (min(known), max(known))] if known else ["none"]
+            ends = [probability(end) for end in (min(known), max(known))] if known else ["none"]
             told = ends[0] if ends[0] == ends[-1] else "–".join(ends)
             rows.append(
                 {
@@ -226,11 +226,6 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _threshold(value: float) -> str:
-    """A probability to compare with: very small and very high ones are not written out."""
-    return "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
 
 
 def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,10 +286,21 @@ def _confusion(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     table = np.array(found["counts"], np.int64)
     parts = table / np.maximum(1, table.sum(axis=1, keepdims=True))
     rows = [
-        (name, [(number(int(n)), f"{100 * part:.0f}", i == j) for j, (n, part) in enumerate(zip(*both, strict=True))])
+        (
+            name,
+            [
+                (number(int(n)), f"{100 * part:.0f}", _of_row(part), i == j)
+                for j, (n, part) in enumerate(zip(*both, strict=True))
+            ],
+        )
         for i, (name, *both) in enumerate(zip(names, table, parts, strict=True))
     ]
     return {"names": names, "rows": rows, "wide": len(names) > 6}
+
+
+def _of_row(part: float) -> str:
+    """A cell's share of its row, unless it would claim all or none."""
+    return "< 1 %" if 0 < part < 0.005 else "> 99 %" if 0.995 <= part < 1 else f"{100 * part:.0f} %"
 
 
 def _tells(part: Mapping[str, Any]) -> bool:
@@ -486,7 +492,7 @@ def _card(
             {
                 "what": what,
                 "name": clean(told),
-                "value": share(chance) if chance >= 0.005 else "< 0.01",
+                "value": probability(chance),
                 "percent": f"{100 * chance:.1f}",
             }
             for what, told, chance in bars
