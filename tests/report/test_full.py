@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +21,9 @@ from vecstore.report.card import model_card
 from vecstore.report.full import MOST_CLASSES, report_page
 from vecstore.report.page import share
 from vecstore.report.words import balanced_by_chance, caveats, summary
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 Check = Callable[..., Any]
 Told = dict[str, Any]
@@ -369,6 +373,21 @@ def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_containe
 
 def test_a_hundred_thousand_pictures_make_a_small_page() -> None:
     assert len(report_page(_case("multi-class", n=100_000, n_boot=2), {})) < 300_000
+
+
+@pytest.mark.parametrize("names", [list("abcdef"), ["melanoma", "naevus", "keratosis", "vascular lesion"], ["a", "b"]])
+def test_no_column_of_the_matrix_is_cut_off(names: list[str], browser: Browser, tmp_path: Path) -> None:
+    kind = "binary" if len(names) == 2 else "multi-class"
+    (tmp_path / "x.html").write_text(report_page(_case(kind, classes=len(names), names=names), {}), encoding="utf-8")
+    page = browser.open(tmp_path / "x.html", 1200)
+    hidden = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(page.evaluate(hidden)) == 0
+    page.close()
+    page = browser.open(tmp_path / "x.html", 390)  # where something is hidden, a shade at the end says so
+    assert max(page.evaluate(hidden)) > 0
+    shades = "getComputedStyle(document.querySelector('.scroll')).backgroundAttachment"
+    assert page.evaluate(shades) == "local, local, scroll, scroll"
+    page.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

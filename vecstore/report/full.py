@@ -16,6 +16,9 @@ from vecstore.report.words import TO_FILL_IN, flow, kin, missed, only_class, per
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
 
+_CELL, _LETTER, _HALF = 62, 8, 460
+"""Widths in CSS pixels: a cell of the matrix, a letter of its headings, and half of a page at its widest."""
+
 _SEVERITIES = {"problem": "Problem", "warning": "Warning", "not checked": "Not checked", "fine": "Fine"}
 
 
@@ -295,7 +298,9 @@ def _confusion(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         )
         for i, (name, *both) in enumerate(zip(names, table, parts, strict=True))
     ]
-    return {"names": names, "rows": rows, "wide": len(names) > 6}
+    # A column is as wide as the longest word of its heading; all of them have to fit half the page, or get all of it.
+    widths = [max(_CELL, _LETTER * max(map(len, name.split()), default=0) + 12) for name in names]
+    return {"names": names, "rows": rows, "wide": max(max(widths), 2 * _CELL) + sum(widths) > _HALF}
 
 
 def _of_row(part: float) -> str:
