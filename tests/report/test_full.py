@@ -306,6 +306,22 @@ def test_few_groups_and_rare_classes_are_told_before_all_else(parse: Check) -> N
     assert "too few to tell" not in text
 
 
+def test_bands_that_hide_more_than_they_show_are_not_drawn(parse: Check) -> None:
+    def bands(told: Told) -> tuple[int, str]:
+        html = report_page(told, {})
+        figures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)[:2]
+        return sum(figure.count("opacity: 0.16") for figure in figures), parse(html).text
+
+    drawn, text = bands(_case("multi-class", n=60))
+    assert drawn == 6 and "The bands are pointwise, of 20 resamples." in text
+    drawn, text = bands(_case("multi-class", n=80, classes=4))
+    assert drawn == 0 and "Bands are not drawn of more than 3 curves." in text
+    few = _case("binary", n=60)
+    few["groups_per_class"] = {"normal": 30, "pneumonia": 4}
+    drawn, text = bands(few)
+    assert drawn == 0 and "The curve has no band: it would rest on fewer than 5 groups." in text
+
+
 def test_one_size_of_a_learning_curve_is_seen() -> None:
     told = _case("binary", n=60)
     told["learning_curve"]["points"] = told["learning_curve"]["points"][:1] + told["learning_curve"]["points"][-1:]

@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
+from vecstore.report.figures import COLOURS, MOST_BANDS, band_figure, curve_figure, dash, reliability_figure
 from vecstore.report.page import clean, data_uri, interval, number, phrase, probability, render, share
 from vecstore.report.similar import parted
-from vecstore.report.words import TO_FILL_IN, flow, kin, missed, only_class, percent, signed, unit
+from vecstore.report.words import TO_FILL_IN, flow, kin, missed, only_class, percent, quoted, signed, unit
 
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
 
 _CELL, _LETTER, _HALF = 62, 8, 460
 """Widths in CSS pixels: a cell of the matrix, a letter of its headings, and half of a page at its widest."""
+
+FEW_BAND = 5
+"""Groups of a class below which its curve has no band: it would fill the plot."""
 
 _SEVERITIES = {"problem": "Problem", "warning": "Warning", "not checked": "Not checked", "fine": "Fine"}
 
@@ -58,7 +61,7 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "roc": _curves(told, "roc"),
             "precision_recall": _curves(told, "precision-recall"),
             "undrawn": max(0, len(told["curves"]["roc"]) - MOST_CLASSES),
-            "n_boot": told["curves"]["n_boot"],
+            "bands": _bands(told),
             "classes": _class_rows(told),
             "measures": _measure_rows(found["measures"], record["kind"] != "binary"),
             "overall": _overall(found["measures"]),
@@ -156,7 +159,11 @@ def _majority(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _curves(told: Mapping[str, Any], kind: str) -> Markup | None:
-    curves = list(told["curves"]["roc" if kind == "roc" else "precision_recall"].values())[:MOST_CLASSES]
+    held = told["curves"]["roc" if kind == "roc" else "precision_recall"]
+    curves = [
+        curve if curve is None or _groups_of(told, name) >= FEW_BAND else {**curve, "at": []}
+        for name, curve in list(held.items())[:MOST_CLASSES]
+    ]
     if not any(curves):
         return None
     what = "ROC curves: sensitivity against 1 − specificity" if kind == "roc" else "Precision against recall"
@@ -164,7 +171,26 @@ def _curves(told: Mapping[str, Any], kind: str) -> Markup | None:
     if kind != "roc" and len(curves) == 1:
         counts = told["record"]["counts"]
         level = list(counts.values())[-1] / max(1, sum(counts.values()))
-    return band_figure(curves, kind, f"{what}, with 95 % bands. {told['summary']}", level)
+    return band_figure(curves, kind, f"{what}. {_bands(told)} {told['summary']}", level)
+
+
+def _groups_of(told: Mapping[str, Any], name: str) -> int:
+    """Groups of the rarer side of a class: those that have it, or those that have others."""
+    held = told["groups_per_class"]
+    others = sum(n for other, n in held.items() if other != name)
+    return min(held[name], told["record"]["groups"] if told["record"]["kind"] == "multi-label" else others)
+
+
+def _bands(told: Mapping[str, Any]) -> str:
+    """What the bands are, or why there are none."""
+    roc = told["curves"]["roc"]
+    if min(len(roc), MOST_CLASSES) > MOST_BANDS:
+        return f"Bands are not drawn of more than {MOST_BANDS} curves."
+    few = [name for name in roc if _groups_of(told, name) < FEW_BAND]
+    if few:
+        whose = "The curve has" if len(roc) == 1 else f"Curves of {', '.join(quoted(name) for name in few)} have"
+        return f"{whose} no band: it would rest on fewer than {FEW_BAND} groups."
+    return f"The bands are pointwise, of {told['curves']['n_boot']} resamples."
 
 
 def _class_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
