@@ -11,10 +11,10 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, logit
+from scipy.stats import t as student
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
-from scipy.stats import t as student
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from vecstore.errors import DataError, NotFound, StoreDamaged

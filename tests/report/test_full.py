@@ -208,6 +208,7 @@ def test_the_summary_says_what_was_evaluated(changes: dict[str, Any], sentence: 
 
 def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
     told = _case("binary", where="age >= 60")
+    told["assessment"]["subgroups"][0]["notes"] = [">= 80: no AUC, a class has no rows there"]
     text = parse(report_page(told, {})).text
     for part in (
         "Notes 12 training pictures of 9 patients were left out.",
@@ -216,6 +217,8 @@ def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
         "Filter age >= 60",
         "commit 12; trained at commit 11",
         "Versions, training numpy 2.0",
+        "Calibration none",
+        "≥ 80: no AUC, a class has no rows there",
         "normal 1 000 150 75 50 %",
         "Pictures per class. 1 234 items in the store, 1 200 with a label (34 without); trained on 3 000 pictures,",
         "Architecture lite0 of timm Weights, SHA-256 ef",
@@ -357,10 +360,14 @@ def test_what_does_not_hold_is_told_before_the_figures(parse: Check) -> None:
     told["caveats"] = caveats(told)
     heard = "\n".join(told["caveats"])
     for sentence in (
-        "Operating points do not carry over to what was evaluated: the threshold for specificity 0.9 reaches 0.30"
-        " (95 % CI 0.22–0.39).",
-        "their log-loss, 0.723, is worse than 0.648 of always saying the class shares; their slope is 0.53 (95 % CI"
-        " 0.40 to 0.66), not 1",
+        (
+            "Operating points do not carry over to what was evaluated: the threshold for specificity 0.9 reaches 0.30"
+            " (95 % CI 0.22–0.39)."
+        ),
+        (
+            "their log-loss, 0.723, is worse than 0.648 of always saying the class shares; their slope is 0.53 (95 % CI"
+            " 0.40 to 0.66), not 1"
+        ),
         "reaches an AUC of 0.99; this model 0.",
         "nothing shows that its score is owed to what pictures show.",
         "This model was spared it: 112 training items were dropped, of 39 groups.",

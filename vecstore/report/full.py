@@ -178,7 +178,7 @@ def _groups_of(told: Mapping[str, Any], name: str) -> int:
     """Groups of the rarer side of a class: those that have it, or those that have others."""
     held = told["groups_per_class"]
     others = sum(n for other, n in held.items() if other != name)
-    return min(held[name], told["record"]["groups"] if told["record"]["kind"] == "multi-label" else others)
+    return int(min(held[name], told["record"]["groups"] if told["record"]["kind"] == "multi-label" else others))
 
 
 def _bands(told: Mapping[str, Any]) -> str:
@@ -366,7 +366,7 @@ def _subgroup(part: Mapping[str, Any]) -> dict[str, Any]:
         "start": f"{start:.1f}",
         "min_cell": part["min_cell"],
         "missing": number(part["missing"]) if part["missing"] else "",
-        "notes": [clean(note) for note in part["notes"]],
+        "notes": [clean(note).replace(">= ", "≥ ") for note in part["notes"]],
     }
 
 
