@@ -389,12 +389,14 @@ def _tables(found: dict[str, Any]) -> None:
     rows = []
     for name, figures in list(measures["per_class"].items())[:MOST_LISTED]:
         share = measures["prevalence"][name]
-        about = {"class": name, f"{stated} prevalence": "" if share is None else f"{share:.3g}"}
+        about = {"class": name, f"{stated} prevalence": "" if share is None else f"{share:.3g}", "threshold": ""}
         rows.append(about | {figure: _estimate(value) for figure, value in figures.items()})
         for point in measures["points"].get(name, ()):
             other = ("sensitivity", "specificity", "ppv", "npv")
             told = {figure: _estimate(point[figure]) for figure in other}
-            rows.append({"class": f"  chosen for {point['fixed']} {point['at']:g}", "from": _thresholds(point)} | told)
+            rows.append(
+                {"class": f"  chosen for {point['fixed']} {point['at']:g}", "threshold": _thresholds(point)} | told
+            )
     echo_table(rows)
     for part in found["subgroups"]:
         cells = []

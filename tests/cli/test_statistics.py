@@ -18,7 +18,16 @@ def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place:
     options = ("--subgroup", "sex", "--subgroup", "age=50", "--min-cell", 9, "--prevalence", "0.05")
     done = vecstore("evaluate", store, "pneumonia", *options)
     assert done.exit_code == 0, done.output
-    for text in ("AUPRC", "Brier score", "prediction sets", "at specificity 0.9", "stated prevalence", "sex", "< 50"):
+    for text in (
+        "AUPRC",
+        "Brier score",
+        "prediction sets",
+        "chosen for specificity 0.9",
+        "threshold",
+        "stated prevalence",
+        "sex",
+        "< 50",
+    ):
         assert text in done.stdout, text
     found = json.loads(vecstore("evaluate", store, "pneumonia", *options, "--json").stdout)["assessment"]
     assert set(found) == {"measures", "calibration", "sets", "subgroups", "notes"}

@@ -196,7 +196,7 @@ def caveats(told: Mapping[str, Any]) -> list[str]:
         if finding["severity"] == "problem":
             found.append(f"The audit found a problem: {clean(finding['title'])}: {clean(finding['told'])}.")
             if dropped and finding["check"] in _MENDED:
-                found[-1] += f" This model was spared it: {clean(dropped[0])}."
+                found[-1] += f" In this model that is mended: {clean(dropped[0])}."
     if record["group_column"] is None:
         found.append(
             f"Which {several} belong to one patient is not known, so each counts for itself. If patients have several,"
