@@ -223,6 +223,25 @@ def test_at_a_level_it_speaks_of_patients(colour_store: Store, tmp_path: Path) -
     assert all(one["unit"].startswith("P") for one in found.content["mistakes"])
 
 
+def test_groups_by_several_columns_are_not_called_patients(
+    colour_store: Store, colour_labels: Path, tmp_path: Path
+) -> None:
+    with colour_labels.open() as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    with (tmp_path / "ids.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "PatientID", "odd"])
+        table.writerows([name, "" if i < 3 else name[:3], i % 2] for i, name in enumerate(names))
+    label(colour_store, tmp_path / "ids.csv", task="odd", key="file", value="odd", columns=["PatientID"])
+    train(colour_store, "colour", group="PatientID", model="knn")
+    told = _again(colour_store, tmp_path / "one.html").content
+    assert told["record"]["stand_ins"] == [] and " patients, each" in told["summary"]
+    train(colour_store, "colour", model="knn")
+    told = _again(colour_store, tmp_path / "two.html").content
+    assert told["record"]["group_column"] == "PatientID" and told["record"]["stand_ins"] == ["patient"]
+    assert " groups (PatientID, else patient), each" in told["summary"]
+
+
 def test_several_labels_are_told_one_by_one(colour_store: Store, colour_labels: Path, tmp_path: Path) -> None:
     with colour_labels.open() as file:
         rows = list(csv.DictReader(file))

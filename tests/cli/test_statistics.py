@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from vecstore_cli.learn import _by_chance
+
 Call = Callable[..., Result]
 
 
@@ -36,6 +38,13 @@ def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place:
     hidden = json.loads(vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100, "--json").stdout)
     cells = hidden["assessment"]["subgroups"][0]["cells"]
     assert [(cell["n"], cell["auc"], cell["suppressed"]) for cell in cells] == [(None, None, True)] * 2
+
+
+def test_of_one_class_nothing_is_reached_by_chance() -> None:
+    one = {"kind": "binary", "counts": {"normal": 0, "pneumonia": 9}}
+    assert _by_chance(one) == ("; all are pneumonia", "; one class only: nothing to tell apart")
+    two = {"kind": "multi-class", "counts": {"a": 6, "b": 2, "c": 0}}
+    assert _by_chance(two) == ("; always a: 0.750", "; 0.500 by chance")
 
 
 def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) -> None:

@@ -206,6 +206,13 @@ def test_the_summary_says_what_was_evaluated(changes: dict[str, Any], sentence: 
     assert sentence.format(*figures) in parse(report_page(told, {})).text
 
 
+def test_the_card_has_what_each_figure_is_compared_with() -> None:
+    told = _case("binary")
+    prevalence = told["assessment"]["measures"]["prevalence"]["pneumonia"]
+    (row,) = [line for line in model_card(told).splitlines() if line.startswith("| AUPRC |")]
+    assert row.endswith(f"| {share(prevalence)} |")
+
+
 def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
     told = _case("binary", where="age >= 60")
     told["assessment"]["subgroups"][0]["notes"] = [">= 80: no AUC, a class has no rows there"]
