@@ -410,6 +410,7 @@ def test_a_store_without_vectors_or_labels_is_audited_as_far_as_it_goes(
     few = audit(colour_store, "few", near_duplicates=False)
     told = _one(few, "label_from_metadata")
     assert told.severity == "not checked" and "task 'few'" in told.told
+    assert told.told.endswith("; it takes at least two classes")
     ingest(colour_store, colour_archive, encoder="fake:8")
     with pytest.raises(Ambiguous, match="--space NAME"):
         audit(colour_store)

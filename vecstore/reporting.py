@@ -34,7 +34,7 @@ from vecstore.probes.subgroups import MIN_CELL
 from vecstore.records import BoolArray, IntArray, Progress, Silent
 from vecstore.report.card import model_card
 from vecstore.report.full import items_shown, report_page
-from vecstore.report.words import caveats, summary
+from vecstore.report.words import SHUFFLED, balanced_by_chance, caveats, summary
 from vecstore.rescoring import Rescored, training_group
 from vecstore.store import Store, using
 from vecstore.store.catalog import library_versions
@@ -52,6 +52,9 @@ CLASS_GROUPS = 50
 
 RESAMPLES = 1000, 200
 """Of groups, for all intervals; the second of many rows, where intervals are narrow."""
+
+ENCODER_FACTS = ("encoder", "library", "model", "weights_sha256", "revision", "resize", "pooling")
+"""Of a passport, what a paper states of an encoder."""
 
 SHUFFLES = 5
 NEIGHBOURS = 3
@@ -275,6 +278,9 @@ class _Look:
         """The record, and everything `evaluate` found."""
         record = self.record.to_dict()
         record.pop("seconds")
+        grouped = group_codes(self.store, self.store.items(), self.group)
+        used = np.isin(self.store.items().ids, self.probe.items)
+        record["stand_ins"] = [column for column, rows in grouped.fallbacks if (rows & used).any()]
         assert self.probe.assessment is not None
         # Always the commonest class; of several labels always the commoner answer to each.
         y = np.asarray(self.probe.y, np.float64)
@@ -287,12 +293,27 @@ class _Look:
             "task": self.record.task,
             "record": record,
             "assessment": self.probe.assessment.to_dict(),
+            "encoders": [
+                {name: getattr(space.passport, name) for name in ENCODER_FACTS}
+                for space in spaces_of(self.store, self.probe)
+            ],
+            "flow": {
+                "items": len(self.store.items()),
+                "labelled": len(np.unique(self.store.label_arrays(self.model.task)[0])),
+            },
+            "groups_per_class": self._groups_per_class(),
             "chance": {
                 "auc": 0.5,
                 "accuracy": majority,
-                "balanced_accuracy": 1 / len(self.record.classes) if self.kind == "multi-class" else 0.5,
+                "balanced_accuracy": balanced_by_chance(record),
             },
         }
+
+    def _groups_per_class(self) -> dict[str, int]:
+        """Groups with evaluated rows of each class."""
+        y, classes = np.asarray(self.probe.y), self.record.classes
+        sides = y.T == 1 if y.ndim == 2 else y == np.arange(len(classes))[:, None]
+        return {name: len(np.unique(self.again.groups[side])) for name, side in zip(classes, sides, strict=True)}
 
     def curves(self) -> dict[str, Any]:
         """ROC and precision-recall with bands."""
@@ -362,7 +383,7 @@ class _Look:
         areas = [value for value in shuffled if value is not None]
         mean = sum(areas) / len(areas) if areas else None
         bounds = [min(areas), max(areas)] if areas else None
-        told.insert(0, {"name": "Shuffled labels", "auc": mean, "interval": bounds, "how": how})
+        told.insert(0, {"name": SHUFFLED, "auc": mean, "interval": bounds, "how": how})
         return {"floors": told, "learning_curve": found}
 
     def mistakes(self) -> list[dict[str, Any]]:

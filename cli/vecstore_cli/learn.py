@@ -355,7 +355,9 @@ def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:
     counts = record["counts"]
     name, most = max(counts.items(), key=lambda entry: entry[1])
     present = sum(count > 0 for count in counts.values())
-    return f"; always {name}: {most / sum(counts.values()):.3f}", f"; {1 / max(present, 1):.3f} by chance"
+    if present < 2:
+        return f"; all are {name}", "; one class only: nothing to tell apart"
+    return f"; always {name}: {most / sum(counts.values()):.3f}", f"; {1 / present:.3f} by chance"
 
 
 _OVERALL = (
@@ -387,12 +389,14 @@ def _tables(found: dict[str, Any]) -> None:
     rows = []
     for name, figures in list(measures["per_class"].items())[:MOST_LISTED]:
         share = measures["prevalence"][name]
-        about = {"class": name, f"{stated} prevalence": "" if share is None else f"{share:.3g}"}
+        about = {"class": name, f"{stated} prevalence": "" if share is None else f"{share:.3g}", "threshold": ""}
         rows.append(about | {figure: _estimate(value) for figure, value in figures.items()})
         for point in measures["points"].get(name, ()):
             other = ("sensitivity", "specificity", "ppv", "npv")
             told = {figure: _estimate(point[figure]) for figure in other}
-            rows.append({"class": f"  at {point['fixed']} {point['at']:g}"} | told)
+            rows.append(
+                {"class": f"  chosen for {point['fixed']} {point['at']:g}", "threshold": _thresholds(point)} | told
+            )
     echo_table(rows)
     for part in found["subgroups"]:
         cells = []
@@ -405,6 +409,13 @@ def _tables(found: dict[str, Any]) -> None:
         echo_table(cells)
         if part["missing"]:
             click.echo(f"note: {part['missing']} rows have no {part['column']}, or several")
+
+
+def _thresholds(point: Mapping[str, Any]) -> str:
+    """The probability from which on a row is positive; one per fold: the range of them."""
+    known = [one for one in point["thresholds"] if one is not None]
+    ends = [f"{end:.3g}" for end in (min(known), max(known))] if known else ["none"]
+    return ends[0] if ends[0] == ends[-1] else " to ".join(ends)
 
 
 _CELL = (("auc", "auc"), ("auc, less the rest's", "gap"))

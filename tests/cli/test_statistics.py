@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from vecstore_cli.learn import _by_chance
+
 Call = Callable[..., Result]
 
 
@@ -18,7 +20,16 @@ def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place:
     options = ("--subgroup", "sex", "--subgroup", "age=50", "--min-cell", 9, "--prevalence", "0.05")
     done = vecstore("evaluate", store, "pneumonia", *options)
     assert done.exit_code == 0, done.output
-    for text in ("AUPRC", "Brier score", "prediction sets", "at specificity 0.9", "stated prevalence", "sex", "< 50"):
+    for text in (
+        "AUPRC",
+        "Brier score",
+        "prediction sets",
+        "chosen for specificity 0.9",
+        "threshold",
+        "stated prevalence",
+        "sex",
+        "< 50",
+    ):
         assert text in done.stdout, text
     found = json.loads(vecstore("evaluate", store, "pneumonia", *options, "--json").stdout)["assessment"]
     assert set(found) == {"measures", "calibration", "sets", "subgroups", "notes"}
@@ -27,6 +38,13 @@ def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place:
     hidden = json.loads(vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100, "--json").stdout)
     cells = hidden["assessment"]["subgroups"][0]["cells"]
     assert [(cell["n"], cell["auc"], cell["suppressed"]) for cell in cells] == [(None, None, True)] * 2
+
+
+def test_of_one_class_nothing_is_reached_by_chance() -> None:
+    one = {"kind": "binary", "counts": {"normal": 0, "pneumonia": 9}}
+    assert _by_chance(one) == ("; all are pneumonia", "; one class only: nothing to tell apart")
+    two = {"kind": "multi-class", "counts": {"a": 6, "b": 2, "c": 0}}
+    assert _by_chance(two) == ("; always a: 0.750", "; 0.500 by chance")
 
 
 def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) -> None:

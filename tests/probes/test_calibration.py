@@ -11,6 +11,7 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, logit
+from scipy.stats import t as student
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -54,6 +55,7 @@ def test_brier_and_log_loss_equal_scikit_learn() -> None:
     assert found.brier.value == pytest.approx(brier_score_loss(y, p[:, 1]), abs=1e-12)
     assert found.log_loss.value == pytest.approx(log_loss(y, p), abs=1e-12)
     assert found.brier_of_prior == pytest.approx(y.mean() * (1 - y.mean()), abs=1e-12)
+    assert found.log_loss_of_prior == pytest.approx(log_loss(y, np.full(len(y), y.mean())), abs=1e-12)
     y, p = overconfident(300, "multi-class")
     found = calibration(y, p, names("multi-class"), "multi-class", n_boot=50)
     assert found.brier.value == pytest.approx(((p - np.eye(3)[y]) ** 2).sum(axis=1).mean(), abs=1e-12)
@@ -91,6 +93,19 @@ def test_slope_and_intercept_are_those_of_a_logistic_regression() -> None:
     assert found.slope == pytest.approx(fit.params[1], abs=1e-7)
     assert found.intercept == pytest.approx(shift.params[0], abs=1e-7)
     assert found.slope is not None and found.slope < 0.6  # overconfident
+
+
+def test_the_interval_of_the_slope_is_of_groups() -> None:
+    y, p = overconfident(500, "binary")
+    groups = np.arange(500) // 5
+    found = calibration(y, p, ["n", "y"], "binary", groups, n_boot=0).per_class["y"]
+    kinds = {"groups": groups, "use_correction": False}
+    design = sm.add_constant(logit(p[:, 1]))
+    fit = sm.GLM(y, design, family=sm.families.Binomial()).fit(tol=1e-12, cov_type="cluster", cov_kwds=kinds)
+    half = student.ppf(0.975, 99) * fit.bse[1] * np.sqrt(100 / 99)
+    assert found.slope_interval == pytest.approx((fit.params[1] - half, fit.params[1] + half), abs=1e-6)
+    alone = calibration(y, p, ["n", "y"], "binary", np.zeros(500, int), n_boot=0).per_class["y"]
+    assert alone.slope is not None and alone.slope_interval is None
 
 
 def test_a_curve_has_intervals_by_group_and_equal_probabilities_in_one_bin() -> None:

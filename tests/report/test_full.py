@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,10 @@ from vecstore.probes.metrics import evaluate
 from vecstore.report.card import model_card
 from vecstore.report.full import MOST_CLASSES, report_page
 from vecstore.report.page import share
-from vecstore.report.words import caveats, summary
+from vecstore.report.words import balanced_by_chance, caveats, summary
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 Check = Callable[..., Any]
 Told = dict[str, Any]
@@ -50,7 +54,8 @@ def _case(
     tuning = Tuning(labels, probabilities, np.arange(n) % 3)
     columns = [Column("sex", ["FM"[i // 2 % 2] for i in range(n)]), Column("site", ["A", "B", "C", None] * (n // 4))]
     found = assess(labels, probabilities, names, kind, groups, tuning=tuning, columns=columns, n_boot=n_boot)  # type: ignore[arg-type]
-    counts = dict.fromkeys(names, n // len(names))
+    positive = np.nansum(labels == 1, axis=0) if kind == "multi-label" else np.bincount(labels, minlength=len(names))
+    counts = dict(zip(names, positive.tolist(), strict=True))
     made = {
         "task": "pneumonia",
         "classes": names,
@@ -64,6 +69,7 @@ def _case(
         "trained_on": 3000,
         "training_groups": 1500,
         "group_column": "patient_id",
+        "stand_ins": [],
         "level": None,
         "pool": None,
         "pictures": n,
@@ -88,7 +94,13 @@ def _case(
         "task": "pneumonia",
         "record": made | {"kind": kind} | fields | record,
         "assessment": found.to_dict(),
-        "chance": {"auc": 0.5, "accuracy": 0.5, "balanced_accuracy": 0.5},
+        "encoders": [
+            {"encoder": "bundled", "library": "timm", "model": "lite0", "weights_sha256": "ef" * 32}
+            | {"revision": "1", "resize": "squash", "pooling": "mean"}
+        ],
+        "flow": {"items": 1234, "labelled": 1200},
+        "groups_per_class": dict.fromkeys(names, 75),
+        "chance": {"auc": 0.5, "accuracy": 0.5, "balanced_accuracy": balanced_by_chance(made | {"kind": kind})},
         "curves": curves(labels, probabilities, names, kind, groups, n_boot=n_boot).to_dict(),  # type: ignore[arg-type]
         "confusion": None if table is None else {"classes": names, "counts": table.tolist()},
         "audit": {"findings": [finding | {"do": "leave them out", "examples": [example | {"more": 3}]}], "notes": []},
@@ -178,6 +190,10 @@ def test_figures_take_colours_and_fonts_from_the_page(told: Told) -> None:
             "on 300 pictures, each scored by a model that had not seen it.",
         ),
         ({"group_column": "site", "groups": 1}, "on 300 test pictures of 1 group, none"),
+        (
+            {"group_column": "PatientID", "stand_ins": ["StudyInstanceUID"]},
+            "on 300 test pictures of 150 groups (PatientID, else StudyInstanceUID), none of which it was trained on.",
+        ),
         ({"auc_interval": None}, "with AUC {}, on 300 test pictures"),
         ({"auc": None, "auc_interval": None}, "with an AUC that is not defined, on 300 test pictures"),
         ({"auc": 0.99996, "auc_interval": [0.9951, 1.0]}, "AUC 0.999 (95 % CI 0.995–1.00), on"),
@@ -190,8 +206,16 @@ def test_the_summary_says_what_was_evaluated(changes: dict[str, Any], sentence: 
     assert sentence.format(*figures) in parse(report_page(told, {})).text
 
 
+def test_the_card_has_what_each_figure_is_compared_with() -> None:
+    told = _case("binary")
+    prevalence = told["assessment"]["measures"]["prevalence"]["pneumonia"]
+    (row,) = [line for line in model_card(told).splitlines() if line.startswith("| AUPRC |")]
+    assert row.endswith(f"| {share(prevalence)} |")
+
+
 def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
     told = _case("binary", where="age >= 60")
+    told["assessment"]["subgroups"][0]["notes"] = [">= 80: no AUC, a class has no rows there"]
     text = parse(report_page(told, {})).text
     for part in (
         "Notes 12 training pictures of 9 patients were left out.",
@@ -200,7 +224,12 @@ def test_facts_notes_and_classes_are_in_the_page(parse: Check) -> None:
         "Filter age >= 60",
         "commit 12; trained at commit 11",
         "Versions, training numpy 2.0",
-        "normal 1 000 150 50 %",
+        "Calibration none",
+        "≥ 80: no AUC, a class has no rows there",
+        "normal 1 000 150 75 50 %",
+        "Pictures per class. 1 234 items in the store, 1 200 with a label (34 without); trained on 3 000 pictures,",
+        "Architecture lite0 of timm Weights, SHA-256 ef",
+        "To be filled in by the authors What a reader needs and vecstore does not know. Reference standard Not known:",
         "Command of training vecstore train chest.vecs pneumonia",
     ):
         assert part in text
@@ -226,6 +255,15 @@ def test_the_confusion_matrix_has_the_counts(parse: Check) -> None:
         assert f"{name} " + " ".join(f"{n} {100 * n / sum(row):.0f} %" for n in row) in text
 
 
+def test_neither_all_nor_none_is_claimed(parse: Check) -> None:
+    told = _case("binary")
+    told["confusion"]["counts"] = [[202, 1], [0, 110]]
+    told["mistakes"][0] |= {"probability": 0.99997, "probability_truth": 0.00003}
+    text = parse(report_page(told, {})).text
+    assert "normal 202 > 99 % 1 < 1 % pneumonia 0 0 % 110 100 %" in text
+    assert "Answer pneumonia > 0.999 Truth normal < 0.001" in text
+
+
 def test_many_classes_keep_their_curves_apart_and_drop_the_matrix(parse: Check) -> None:
     told = _case("multi-class", n=600, classes=20)
     page = parse(report_page(told, {}))
@@ -245,6 +283,15 @@ def test_one_class_only_makes_a_page_without_a_score(kind: str, parse: Check) ->
     assert told["record"]["auc"] is None and "an AUC that is not defined" in page.text
     assert "Sensitivity against" not in page.text and "AUC-ROC 0" not in page.text
     assert "an AUC that is not defined" in model_card(told)
+    if kind == "multi-label":
+        return
+    only = told["record"]["classes"][0]
+    first = f"All evaluated pictures are “{only}”: nothing can be said of how well classes are told apart."
+    assert told["caveats"][0].startswith(first) and first in model_card(told)
+    assert balanced_by_chance(told["record"]) is None
+    assert "imbalanced" not in page.text and "guessing 0.50" not in page.text and "class shares" not in page.text
+    if kind == "multi-class":  # of all rows: nothing to be precise about
+        assert told["assessment"]["measures"]["per_class"][only]["auprc"]["value"] is None
 
 
 def test_labels_that_are_not_known_leave_the_others_their_figures(parse: Check) -> None:
@@ -269,6 +316,22 @@ def test_few_groups_and_rare_classes_are_told_before_all_else(parse: Check) -> N
     assert "too few to tell" not in text
 
 
+def test_bands_that_hide_more_than_they_show_are_not_drawn(parse: Check) -> None:
+    def bands(told: Told) -> tuple[int, str]:
+        html = report_page(told, {})
+        figures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)[:2]
+        return sum(figure.count("opacity: 0.16") for figure in figures), parse(html).text
+
+    drawn, text = bands(_case("multi-class", n=60))
+    assert drawn == 6 and "The bands are pointwise, of 20 resamples." in text
+    drawn, text = bands(_case("multi-class", n=80, classes=4))
+    assert drawn == 0 and "Bands are not drawn of more than 3 curves." in text
+    few = _case("binary", n=60)
+    few["groups_per_class"] = {"normal": 30, "pneumonia": 4}
+    drawn, text = bands(few)
+    assert drawn == 0 and "The curve has no band: it would rest on fewer than 5 groups." in text
+
+
 def test_one_size_of_a_learning_curve_is_seen() -> None:
     told = _case("binary", n=60)
     told["learning_curve"]["points"] = told["learning_curve"]["points"][:1] + told["learning_curve"]["points"][-1:]
@@ -282,6 +345,45 @@ def test_thresholds_that_are_hardly_anything_are_not_written_out(parse: Check) -
     told["assessment"]["measures"]["points"]["pneumonia"][1]["thresholds"] = [0.9999]
     text = parse(report_page(told, {})).text
     assert "specificity ≥ 0.9 < 0.001–0.123" in text and "sensitivity ≥ 0.9 > 0.999" in text
+
+
+def test_what_does_not_hold_is_told_before_the_figures(parse: Check) -> None:
+    told = _case("binary")
+    measures, calibration = told["assessment"]["measures"], told["assessment"]["calibration"]
+    point = next(one for one in measures["points"]["pneumonia"] if one["fixed"] == "specificity")
+    calibration["per_class"]["pneumonia"] |= {"slope": 0.9, "slope_interval": (0.8, 1.0)}
+    point["specificity"] = {"value": 0.85, "interval": [0.8, 0.91]}
+    told["floors"].append({"name": "Location", "auc": 0.55, "interval": None, "how": "a forest"})
+    heard = "\n".join(caveats(told))
+    assert "carry over" not in heard and "Probabilities do not mean" not in heard
+    assert "Location, without a look at what pictures show, reaches an AUC of 0.55; this model 0." in heard
+    assert "In this model that is mended" not in heard and "not reached" not in parse(report_page(told, {})).text
+
+    point["specificity"] = {"value": 0.3, "interval": [0.222, 0.392]}
+    calibration |= {"log_loss": {"value": 0.723, "interval": None}, "log_loss_of_prior": 0.648}
+    calibration["per_class"]["pneumonia"] |= {"slope": 0.531, "slope_interval": (0.4, 0.66), "intercept": -4.9}
+    told["floors"][-1]["auc"] = 0.99
+    told["record"]["notes"] = ["official split: 112 training items were dropped, of 39 groups"]
+    told["caveats"] = caveats(told)
+    heard = "\n".join(told["caveats"])
+    for sentence in (
+        (
+            "Operating points do not carry over to what was evaluated: the threshold for specificity 0.9 reaches 0.30"
+            " (95 % CI 0.22–0.39)."
+        ),
+        (
+            "their log-loss, 0.723, is worse than 0.648 of always saying the class shares; their slope is 0.53 (95 % CI"
+            " 0.40 to 0.66), not 1"
+        ),
+        "reaches an AUC of 0.99; this model 0.",
+        "nothing shows that its score is owed to what pictures show.",
+        "In this model that is mended: 112 training items were dropped, of 39 groups.",
+    ):
+        assert sentence in heard
+    text = parse(report_page(told, {})).text
+    assert "specificity ≥ 0.9 not reached" in text and "0.53 0.40 to 0.66 −4.90" in text and "Shift" in text
+    assert "slope is held at 1" in text and "Log-loss of the class shares 0.648" in text
+    assert all(caveat.replace("“", "")[:40] in model_card(told).replace("“", "") for caveat in told["caveats"][1:])
 
 
 def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_contained: Check) -> None:
@@ -301,6 +403,21 @@ def test_any_text_is_shown_and_none_is_obeyed(parse: Check, assert_self_containe
 
 def test_a_hundred_thousand_pictures_make_a_small_page() -> None:
     assert len(report_page(_case("multi-class", n=100_000, n_boot=2), {})) < 300_000
+
+
+@pytest.mark.parametrize("names", [list("abcdef"), ["melanoma", "naevus", "keratosis", "vascular lesion"], ["a", "b"]])
+def test_no_column_of_the_matrix_is_cut_off(names: list[str], browser: Browser, tmp_path: Path) -> None:
+    kind = "binary" if len(names) == 2 else "multi-class"
+    (tmp_path / "x.html").write_text(report_page(_case(kind, classes=len(names), names=names), {}), encoding="utf-8")
+    page = browser.open(tmp_path / "x.html", 1200)
+    hidden = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(page.evaluate(hidden)) == 0
+    page.close()
+    page = browser.open(tmp_path / "x.html", 390)  # where something is hidden, a shade at the end says so
+    assert max(page.evaluate(hidden)) > 0
+    shades = "getComputedStyle(document.querySelector('.scroll')).backgroundAttachment"
+    assert page.evaluate(shades) == "local, local, scroll, scroll"
+    page.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

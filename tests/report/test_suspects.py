@@ -70,7 +70,7 @@ def test_a_card_says_what_is_doubted_and_shows_both_sides(
     page = parse(html)
     assert "1 of 1 780 labels is suspect" in page.text
     assert (
-        "1 1.jpg busi · benign · item 10 Label benign probability 0.04 Suggested malignant probability 0.90"
+        "1 1.jpg busi · benign · item 10 Label benign probability 0.040 Suggested malignant probability 0.900"
         in page.text
     )
     assert "part test group P7" in page.text and "pictures 1" not in page.text

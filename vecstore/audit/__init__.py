@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vecstore.audit import leaks, shortcuts, twins
-from vecstore.audit.findings import SEVERITIES, Example, Finding, Labelled, Member, Severity, Shown, counted
+from vecstore.audit.findings import SEVERITIES, Example, Finding, Labelled, Member, Severity, Shown, counted, reason
 from vecstore.dataset import Dataset, Groups, dataset, group_codes, group_column
 from vecstore.dataset.groups import numbered
 from vecstore.dataset.levels import PARTS
@@ -257,7 +257,7 @@ class _Look:
         try:
             return dataset(self.store, task, space=self.space, group=self.group), ""
         except (DataError, NotFound) as error:
-            return None, error.fact
+            return None, reason(error)
 
     def _ours(self, task: Task) -> frozenset[str]:
         """Columns that are no metadata: groups, the label itself, its part, paths."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vecstore.dataset.levels import PARTS, value_text
+from vecstore.errors import VecstoreError
 from vecstore.records import BoolArray, DoubleArray, IntArray
 from vecstore.store import Items, Store, Task
 
@@ -242,6 +243,15 @@ def counted(n: int, noun: str, plural: str = "") -> str:
     ('1 picture', '12 studies')
     """
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def reason(error: VecstoreError) -> str:
+    """Why a check could not be made.
+
+    >>> reason(VecstoreError("task 'dx': 16 items, in the classes: US", expected="at least two classes", do="--x"))
+    "task 'dx': 16 items, in the classes: US; it takes at least two classes"
+    """
+    return f"{error.fact}; it takes {error.expected}" if error.expected else error.fact
 
 
 def bundles(codes: IntArray, places: IntArray, chosen: IntArray) -> list[list[int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecstore.audit.findings import Finding, Severity
+from vecstore.audit.findings import Finding, Severity, reason
 from vecstore.dataset import Dataset
 from vecstore.dataset.groups import numbered
 from vecstore.dataset.known import size_features, value_features
@@ -160,7 +160,7 @@ def _finding(
         if whole.flagged and 1 < len(parts) <= MOST_ALONE:
             alone = {name: predicted(made, data) for name, made in parts.items()}
     except DataError as error:
-        return Finding(check, "not checked", title, error.fact, task, about, do="label more items")
+        return Finding(check, "not checked", title, reason(error), task, about, do="label more items")
     counts: dict[str, int | float | None] = {"auc": whole.auc, "auc_low": whole.low, "auc_high": whole.high}
     counts |= {f"auc of {name}": one.auc for name, one in alone.items()}
     best = sorted(alone.items(), key=lambda entry: -(entry[1].auc or 0))

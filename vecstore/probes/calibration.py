@@ -15,9 +15,11 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.sparse import coo_array
 from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import t as student
 
 from vecstore.errors import DataError, NotFound
 from vecstore.probes.estimates import (
+    LEVEL,
     Estimate,
     Interval,
     Rests,
@@ -258,7 +260,10 @@ class Reliability:
         predicted and observed, weighted by rows.
     slope, intercept : float or None
         Of the log-odds of the truth on those predicted (Cox 1958): 1 and 0 where calibrated; a slope below 1 is
-        overconfident. None where there is no such line: one class only, or the classes do not overlap.
+        overconfident. The intercept is that of calibration in the large: of a line whose slope is held at 1. None
+        where there is no such line: one class only, or the classes do not overlap.
+    slope_interval : (float, float) or None
+        95 %, by the variance between groups (sandwich); None where there is no slope, or one group.
     curve : list of ReliabilityBin
         `CURVE_BINS` bins of equally many rows; equal probabilities are never divided.
     """
@@ -268,6 +273,7 @@ class Reliability:
     slope: float | None
     intercept: float | None
     curve: list[ReliabilityBin]
+    slope_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +287,8 @@ class Calibration:
         over the classes (0 to 2, Brier 1950); mean over labels (0 to 1).
     brier_of_prior : float
         Of always predicting the shares of the evaluated rows: what to be better than.
+    log_loss_of_prior : float
+        The same of the log-loss.
     log_loss : Estimate
         Natural logarithm, of probabilities not below 2.2e-16; mean over labels.
     bins, curve_bins : int
@@ -292,6 +300,7 @@ class Calibration:
 
     brier: Estimate
     brier_of_prior: float
+    log_loss_of_prior: float
     log_loss: Estimate
     bins: int
     curve_bins: int
@@ -372,6 +381,7 @@ def calibration(
     return Calibration(
         brier=Estimate.of(float(whole["brier"]), resampled["brier"], Rests.on(size), most=MOST_BRIER[kind]),
         brier_of_prior=float(flat["brier"][0]),
+        log_loss_of_prior=float(flat["log_loss"][0]),
         log_loss=Estimate.of(float(whole["log_loss"]), resampled["log_loss"], Rests.on(size), most=np.inf),
         bins=bins,
         curve_bins=curve_bins,
@@ -466,8 +476,9 @@ def _reliability(
         least, most = float(scores[inside].min()), float(scores[inside].max())
         means = float(scores[inside].mean()), float(yes[inside].mean())
         curve.append(ReliabilityBin(least, most, int(inside.sum()), *means, intervals[at] if intervals else None))
-    slope, intercept = _cox(yes, scores)
-    return Reliability(_ece(yes, scores, wide), _ece(yes, scores, _equal_mass(scores, bins)), slope, intercept, curve)
+    slope, intercept, bounds = _cox(yes, scores, column.codes)
+    ece = _ece(yes, scores, wide), _ece(yes, scores, _equal_mass(scores, bins))
+    return Reliability(*ece, slope, intercept, curve, bounds)
 
 
 def _ece(yes: DoubleArray, scores: DoubleArray, bin_of: IntArray) -> float:
@@ -483,12 +494,12 @@ def _equal_mass(scores: DoubleArray, bins: int) -> IntArray:
     return np.unique(first * bins // len(scores), return_inverse=True)[1].astype(np.int64)
 
 
-def _cox(yes: DoubleArray, scores: DoubleArray) -> tuple[float | None, float | None]:
-    """Calibration slope, and intercept where the slope is held at 1; None where there is no such line."""
+def _cox(yes: DoubleArray, scores: DoubleArray, codes: IntArray) -> tuple[float | None, float | None, Interval | None]:
+    """Calibration slope, intercept where the slope is held at 1, the slope's interval; None where there is none."""
     if yes.min(initial=1) == yes.max(initial=0):
-        return None, None
+        return None, None, None
     odds = _log_odds(scores)
-    slope, _ = _line(odds, yes)
+    slope, offset = _line(odds, yes)
     shift = 0.0
     for _ in range(100):
         chance = expit(odds + shift)
@@ -497,7 +508,26 @@ def _cox(yes: DoubleArray, scores: DoubleArray) -> tuple[float | None, float | N
         if abs(step) < 1e-12:
             break
     separable = odds[yes == 1].min() >= odds[yes == 0].max()
-    return (None if separable or not np.isfinite(slope) else number(slope)), number(shift)
+    if separable or not np.isfinite(slope):
+        return None, number(shift), None
+    return number(slope), number(shift), _slope_interval(odds, yes, codes, slope, offset)
+
+
+def _slope_interval(
+    odds: DoubleArray, yes: DoubleArray, codes: IntArray, slope: float, offset: float
+) -> Interval | None:
+    """By the sandwich of Liang & Zeger (1986), of groups, with its usual factor for few of them."""
+    numbers = np.unique(codes, return_inverse=True)[1]
+    size = int(numbers.max()) + 1
+    design = np.stack([odds, np.ones(len(odds))], axis=1)
+    chance = expit(slope * odds + offset)
+    bread = (design * (chance * (1 - chance))[:, None]).T @ design
+    if size < 2 or np.linalg.cond(bread) > 1e12:
+        return None
+    scored = np.stack([np.bincount(numbers, column * (yes - chance), size) for column in design.T], axis=1)
+    spread = np.linalg.solve(bread, np.linalg.solve(bread, scored.T @ scored).T) * size / (size - 1)
+    half = float(student.ppf(0.5 + LEVEL / 2, size - 1)) * float(np.sqrt(max(spread[0, 0], 0.0)))
+    return slope - half, slope + half
 
 
 def _log_odds(probabilities: DoubleArray) -> DoubleArray:

@@ -372,7 +372,8 @@ class Judge:
         positive, known, *called, orders = np.split(sums, self._ends, axis=1)
         found = {
             "auc": areas[:, :, 0],
-            "auprc": areas[:, :, 1],
+            # Where every row is positive there is nothing to be precise about.
+            "auprc": np.where(known > positive, areas[:, :, 1], np.nan),
             "positive": positive,
             "negative": known - positive,
             "hits": np.stack(called[::2], axis=-1),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vecstore.report.page import clean, interval, number, share
-from vecstore.report.words import percent, unit
+from vecstore.report.words import TO_FILL_IN, flow, kin, only_class, percent, unit
 
 _MARKED = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -40,6 +40,7 @@ def model_card(told: Mapping[str, Any]) -> str:
         f"- Model {made['model_id']} of {_text(made['store'])}, trained at commit {made['trained_at_commit']}"
         + (f" on {made['trained'][:10]}" if made["trained"] else ""),
         f"- SHA-256 of the model: `{made['model_sha256']}`",
+        *(f"- Encoder: {_text(_encoder(one))}" for one in told["encoders"]),
         f"- Fingerprint of the encoder: {', '.join(f'`{one}`' for one in made['fingerprints'])}",
         f"- Calibration: {record['calibration']['method'] if record['calibration'] else 'none'}",
         "",
@@ -49,14 +50,16 @@ def model_card(told: Mapping[str, Any]) -> str:
         "",
         "## Data",
         "",
-        f"| Class | Trained on, {several} | Evaluated, {several} |",
-        "|---|---:|---:|",
+        f"| Class | Trained on, {several} | Evaluated, {several} | Evaluated, {kin(record, unit(record))[1]} |",
+        "|---|---:|---:|---:|",
     ]
     for name in record["classes"]:
         trained, evaluated = (int(record[key].get(name, 0)) for key in ("training_counts", "counts"))
-        lines.append(f"| {_text(name)} | {number(trained)} | {number(evaluated)} |")
+        held = number(told["groups_per_class"].get(name, 0))
+        lines.append(f"| {_text(name)} | {number(trained)} | {number(evaluated)} | {held} |")
     groups = record["group_column"] or "not known"
     part = "the official test part" if record["part"] == "test" else "out of fold, by cross-validation over groups"
+    lines += ["", f"{flow(told)}."]
     lines += ["", f"Groups that are never divided: {_text(groups)}. Evaluated: {part}.", "", "## Performance", ""]
     lines += ["95 % intervals are made by resampling groups.", ""]
     lines += ["| | Value | 95 % CI | Chance |", "|---|---:|---:|---:|"]
@@ -65,6 +68,10 @@ def model_card(told: Mapping[str, Any]) -> str:
         if key in measures["overall"]:
             one, chance = measures["overall"][key], told["chance"].get(key)
             bounds = interval(one["interval"])
+            if key == "auprc" and record["kind"] == "binary":
+                chance = next(iter(measures["prevalence"].values()))
+            if only_class(record):
+                chance = None
             lines.append(f"| {title} | {share(one['value'])} | {bounds} | {'' if chance is None else share(chance)} |")
     lines += ["", "| Class | AUC | Sensitivity | Specificity | PPV | NPV |", "|---|---:|---:|---:|---:|---:|"]
     for name, values in measures["per_class"].items():
@@ -72,7 +79,8 @@ def model_card(told: Mapping[str, Any]) -> str:
         lines.append(f"| {_text(name)} | {' | '.join(cells)} |")
     brier = told["assessment"]["calibration"]["brier"]
     prior = told["assessment"]["calibration"]["brier_of_prior"]
-    lines += ["", f"Brier score {_estimate(brier)}; of the class shares alone {share(prior)}.", ""]
+    alone = "" if only_class(record) else f"; of the class shares alone {share(prior)}"
+    lines += ["", f"Brier score {_estimate(brier)}{alone}.", ""]
     if told["assessment"]["subgroups"]:
         lines += ["## Subgroups", "", f"| Column | Value | {several.capitalize()} | AUC |", "|---|---|---:|---:|"]
         for group in told["assessment"]["subgroups"]:
@@ -88,10 +96,19 @@ def model_card(told: Mapping[str, Any]) -> str:
         held, answered = percent(sets["covered"]["value"]), percent(sets["answered"])
         told_of = f"Prediction sets of {percent(sets['coverage'])} coverage hold the truth in {held}"
         lines += ["", f"{told_of} and are one answer in {answered}."]
+    lines += ["", "## To be filled in by the authors", "", "vecstore does not know these; a reader needs them.", ""]
+    lines += [f"- {name} ({asked}): not known" for name, asked in TO_FILL_IN]
     lines += ["", "## How it was made", "", "```", made["train_command"], made["report_command"], "```", ""]
     versions = ", ".join(f"{name} {value}" for name, value in made["versions_trained"].items())
     lines += [f"Seed {made['seed']}. Versions: {_text(versions)}.", ""]
     return "\n".join(lines)
+
+
+def _encoder(one: Mapping[str, Any]) -> str:
+    return (
+        f"{one['encoder']}: {one['model']} of {one['library']}, weights SHA-256 {one['weights_sha256']}, pictures"
+        f" brought to size by {one['resize']}"
+    )
 
 
 def _estimate(value: Mapping[str, Any] | None) -> str:

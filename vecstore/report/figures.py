@@ -26,6 +26,9 @@ COLOURS = 8
 CURVE_POINTS = 600
 """Points kept of a curve: more than a plot of this size can show."""
 
+MOST_BANDS = 3
+"""Curves up to which their bands are drawn: more of them lie upon each other and hide the curves."""
+
 _INK, _GRID, _PAPER = "#010101", "#020202", "#030303"
 _VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)", _PAPER: "var(--card)"} | {
     f"#0400{i:02x}": f"var(--c{i})" for i in range(COLOURS)
@@ -71,8 +74,8 @@ def band_figure(
     Parameters
     ----------
     curves : sequence of mapping or None
-        Each with "x", "y", and "at", "low", "high" of its band, 0 to 1; None where a class has no curve but keeps its
-        colour.
+        Each with "x", "y", and "at", "low", "high" of its band, 0 to 1, drawn of up to `MOST_BANDS` curves; None where
+        a class has no curve but keeps its colour.
     kind : {"roc", "precision-recall"}
     description : str
         What a reader who does not see it is told.
@@ -92,10 +95,10 @@ def band_figure(
         for i, curve in enumerate(curves):
             if curve is None:
                 continue
-            if curve["at"]:
+            if curve["at"] and len(curves) <= MOST_BANDS:
                 band = np.concatenate([curve["low"], curve["high"][::-1]])
                 around = np.concatenate([curve["at"], curve["at"][::-1]])
-                axes.fill(around, band, color=_colour(i), alpha=0.16 if len(curves) < 4 else 0.07, linewidth=0)
+                axes.fill(around, band, color=_colour(i), alpha=0.16, linewidth=0)
             x, y = np.asarray(curve["x"], np.float64), np.asarray(curve["y"], np.float64)
             axes.plot(*_thinned(x, y), color=_colour(i), linewidth=1.8, linestyle=dash(i), clip_on=False, zorder=3)
         labels = ("1 − specificity", "Sensitivity") if kind == "roc" else ("Recall (sensitivity)", "Precision (PPV)")

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from vecstore.report.figures import COLOURS, band_figure, curve_figure, dash, reliability_figure
-from vecstore.report.page import clean, data_uri, interval, number, phrase, render, share
+from vecstore.report.figures import COLOURS, MOST_BANDS, band_figure, curve_figure, dash, reliability_figure
+from vecstore.report.page import clean, data_uri, interval, number, phrase, probability, render, share
 from vecstore.report.similar import parted
-from vecstore.report.words import nouns, percent, signed, unit
+from vecstore.report.words import TO_FILL_IN, flow, kin, missed, only_class, percent, quoted, signed, unit
 
 MOST_CLASSES = 12
 """Classes up to which a confusion matrix can be read, and curves drawn."""
+
+_CELL, _LETTER, _HALF = 62, 8, 460
+"""Widths in CSS pixels: a cell of the matrix, a letter of its headings, and half of a page at its widest."""
+
+FEW_BAND = 5
+"""Groups of a class below which its curve has no band: it would fill the plot."""
 
 _SEVERITIES = {"problem": "Problem", "warning": "Warning", "not checked": "Not checked", "fine": "Fine"}
 
@@ -50,12 +56,12 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "tiles": _tiles(told),
             "one": one,
             "several": several,
-            "groups": nouns(record["group_column"], ("groups", "groups"))[1] if record["group_column"] else several,
+            "groups": kin(record, (one, several))[1],
             "binary": record["kind"] == "binary",
             "roc": _curves(told, "roc"),
             "precision_recall": _curves(told, "precision-recall"),
             "undrawn": max(0, len(told["curves"]["roc"]) - MOST_CLASSES),
-            "n_boot": told["curves"]["n_boot"],
+            "bands": _bands(told),
             "classes": _class_rows(told),
             "measures": _measure_rows(found["measures"], record["kind"] != "binary"),
             "overall": _overall(found["measures"]),
@@ -75,6 +81,8 @@ def report_page(told: Mapping[str, Any], thumbnails: Mapping[int, bytes], pictur
             "suspects": _suspects(told["label_errors"], uris),
             "pictures": pictures,
             "made_notes": _notes(told),
+            "to_fill_in": TO_FILL_IN,
+            "flow": flow(told),
             "facts": _facts(told),
         },
     )
@@ -115,7 +123,7 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
         ("AUC-ROC", own["auc"], chance["auc"], "guessing"),
         ("Balanced accuracy", own["balanced_accuracy"], chance["balanced_accuracy"], "guessing"),
-        ("Accuracy", own["accuracy"], chance["accuracy"], _majority(record)[0]),
+        ("Accuracy", own["accuracy"], None if only_class(record) else chance["accuracy"], _majority(record)[0]),
         ("AUPRC", overall["auprc"], prevalence[0] if single and record["kind"] == "binary" else None, "prevalence"),
     ]
     tiles = []
@@ -131,10 +139,16 @@ def _tiles(told: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "low": f"{100 * low:.1f}",
                     "width": f"{100 * (high - low):.1f}",
                     "floor": None if floor is None else f"{100 * floor:.1f}",
-                    "floor_told": "" if floor is None else f"{floor_name} {share(floor)}",
+                    "floor_told": _floor_told(record, floor, floor_name),
                 }
             )
     return tiles
+
+
+def _floor_told(record: Mapping[str, Any], floor: float | None, name: str) -> str:
+    if floor is not None:
+        return f"{name} {share(floor)}"
+    return "of one class only" if only_class(record) else "mean over classes"
 
 
 def _majority(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -145,7 +159,11 @@ def _majority(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _curves(told: Mapping[str, Any], kind: str) -> Markup | None:
-    curves = list(told["curves"]["roc" if kind == "roc" else "precision_recall"].values())[:MOST_CLASSES]
+    held = told["curves"]["roc" if kind == "roc" else "precision_recall"]
+    curves = [
+        curve if curve is None or _groups_of(told, name) >= FEW_BAND else {**curve, "at": []}
+        for name, curve in list(held.items())[:MOST_CLASSES]
+    ]
     if not any(curves):
         return None
     what = "ROC curves: sensitivity against 1 − specificity" if kind == "roc" else "Precision against recall"
@@ -153,7 +171,26 @@ def _curves(told: Mapping[str, Any], kind: str) -> Markup | None:
     if kind != "roc" and len(curves) == 1:
         counts = told["record"]["counts"]
         level = list(counts.values())[-1] / max(1, sum(counts.values()))
-    return band_figure(curves, kind, f"{what}, with 95 % bands. {told['summary']}", level)
+    return band_figure(curves, kind, f"{what}. {_bands(told)} {told['summary']}", level)
+
+
+def _groups_of(told: Mapping[str, Any], name: str) -> int:
+    """Groups of the rarer side of a class: those that have it, or those that have others."""
+    held = told["groups_per_class"]
+    others = sum(n for other, n in held.items() if other != name)
+    return int(min(held[name], told["record"]["groups"] if told["record"]["kind"] == "multi-label" else others))
+
+
+def _bands(told: Mapping[str, Any]) -> str:
+    """What the bands are, or why there are none."""
+    roc = told["curves"]["roc"]
+    if min(len(roc), MOST_CLASSES) > MOST_BANDS:
+        return f"Bands are not drawn of more than {MOST_BANDS} curves."
+    few = [name for name in roc if _groups_of(told, name) < FEW_BAND]
+    if few:
+        whose = "The curve has" if len(roc) == 1 else f"Curves of {', '.join(quoted(name) for name in few)} have"
+        return f"{whose} no band: it would rest on fewer than {FEW_BAND} groups."
+    return f"The bands are pointwise, of {told['curves']['n_boot']} resamples."
 
 
 def _class_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -164,6 +201,7 @@ def _class_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
             "trained": number(int(record["training_counts"].get(name, 0))),
             "evaluated": number(int(record["counts"].get(name, 0))),
             "share": percent(record["counts"].get(name, 0) / max(1, record["n"])),
+            "groups": number(told["groups_per_class"].get(name, 0)),
         }
         for name in record["classes"]
     ]
@@ -205,22 +243,18 @@ def _points(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, points in measures["points"].items():
         for point in points:
             known = [one for one in point["thresholds"] if one is not None]
-            ends = [_threshold(end) for end in (min(known), max(known))] if known else ["none"]
+            ends = [probability(end) for end in (min(known), max(known))] if known else ["none"]
             told = ends[0] if ends[0] == ends[-1] else "–".join(ends)
             rows.append(
                 {
                     "name": clean(name),
                     "rule": f"{point['fixed']} ≥ {point['at']:g}",
                     "threshold": told,
+                    "missed": missed(point),
                     "values": [estimate(point[key]) for key in ("sensitivity", "specificity", "ppv", "npv")],
                 }
             )
     return rows
-
-
-def _threshold(value: float) -> str:
-    """A probability to compare with: very small and very high ones are not written out."""
-    return "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
 
 
 def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,10 +275,15 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
         "swatches": several,
         "facts": [
             ("Brier score", *estimate(found["brier"])),
-            ("Brier score of the class shares", share(found["brier_of_prior"]), ""),
+            *([] if only_class(record) else [("Brier score of the class shares", share(found["brier_of_prior"]), "")]),
             ("Log-loss", f"{found['log_loss']['value']:.3f}" if found["log_loss"]["value"] is not None else "–", ""),
+            *(
+                []
+                if only_class(record)
+                else [("Log-loss of the class shares", f"{found['log_loss_of_prior']:.3f}", "")]
+            ),
             *([("ECE of the most probable class", f"{top['ece']:.3f}", "")] if top else []),
-            ("Calibrated by", calibrated["method"] if calibrated else "nothing: as the model gives them", ""),
+            ("Calibration", calibrated["method"] if calibrated else "none", ""),
         ],
         "rows": [
             {
@@ -252,13 +291,21 @@ def _calibration(found: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
                 "colour": i % COLOURS if several else None,
                 "dash": dash(i),
                 "ece": f"{one['ece']:.3f}",
-                "slope": "–" if one["slope"] is None else f"{one['slope']:.2f}".replace("-", "−"),
+                "slope": _slope(one),
                 "intercept": "–" if one["intercept"] is None else signed(one["intercept"]),
             }
             for i, (name, one) in enumerate(per_class.items())
         ],
         "bins": found["bins"],
     }
+
+
+def _slope(one: Mapping[str, Any]) -> tuple[str, str]:
+    if one["slope"] is None:
+        return "–", ""
+    bounds = one["slope_interval"]
+    told = f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else ""
+    return f"{one['slope']:.2f}".replace("-", "−"), told.replace("-", "−")
 
 
 def _confusion(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -268,10 +315,23 @@ def _confusion(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     table = np.array(found["counts"], np.int64)
     parts = table / np.maximum(1, table.sum(axis=1, keepdims=True))
     rows = [
-        (name, [(number(int(n)), f"{100 * part:.0f}", i == j) for j, (n, part) in enumerate(zip(*both, strict=True))])
+        (
+            name,
+            [
+                (number(int(n)), f"{100 * part:.0f}", _of_row(part), i == j)
+                for j, (n, part) in enumerate(zip(*both, strict=True))
+            ],
+        )
         for i, (name, *both) in enumerate(zip(names, table, parts, strict=True))
     ]
-    return {"names": names, "rows": rows, "wide": len(names) > 6}
+    # A column is as wide as the longest word of its heading; all of them have to fit half the page, or get all of it.
+    widths = [max(_CELL, _LETTER * max(map(len, name.split()), default=0) + 12) for name in names]
+    return {"names": names, "rows": rows, "wide": max(max(widths), 2 * _CELL) + sum(widths) > _HALF}
+
+
+def _of_row(part: float) -> str:
+    """A cell's share of its row, unless it would claim all or none."""
+    return "< 1 %" if 0 < part < 0.005 else "> 99 %" if 0.995 <= part < 1 else f"{100 * part:.0f} %"
 
 
 def _tells(part: Mapping[str, Any]) -> bool:
@@ -306,7 +366,7 @@ def _subgroup(part: Mapping[str, Any]) -> dict[str, Any]:
         "start": f"{start:.1f}",
         "min_cell": part["min_cell"],
         "missing": number(part["missing"]) if part["missing"] else "",
-        "notes": [clean(note) for note in part["notes"]],
+        "notes": [clean(note).replace(">= ", "≥ ") for note in part["notes"]],
     }
 
 
@@ -358,7 +418,7 @@ def _floors(told: Mapping[str, Any]) -> list[dict[str, Any]]:
         shown = (share(floor["auc"]), interval(floor["interval"])) if floor["auc"] is not None else ("–", "")
         rows.append({"name": clean(floor["name"]), "auc": shown, "how": clean(floor["how"]), "own": False})
     rows.append({"name": "Guessing", "auc": (share(chance["auc"]), ""), "how": "by definition", "own": False})
-    if chance["accuracy"] is not None:
+    if chance["accuracy"] is not None and only_class(record) is None:
         how = f"accuracy {share(chance['accuracy'])}, balanced accuracy {share(chance['balanced_accuracy'])}"
         rows.append({"name": _majority(record)[1], "auc": ("0.50", ""), "how": how, "own": False})
     return rows
@@ -463,7 +523,7 @@ def _card(
             {
                 "what": what,
                 "name": clean(told),
-                "value": share(chance) if chance >= 0.005 else "< 0.01",
+                "value": probability(chance),
                 "percent": f"{100 * chance:.1f}",
             }
             for what, told, chance in bars
@@ -502,10 +562,16 @@ def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Classifier", record["model"]),
         ("Parameters", record["parameters"]),
         ("Trained on", f"{number(record['trained_on'])} rows in {number(record['training_groups'])} groups"),
-        ("Groups", record["group_column"] or "none known"),
+        (
+            "Groups",
+            ", else ".join([record["group_column"], *record["stand_ins"]]) if record["group_column"] else "none known",
+        ),
         ("Level", f"{record['level']}, pooled by {record['pool']}" if record["level"] else None),
         ("Filter", record["where"]),
         ("Encoders", record["encoders"]),
+        ("Architecture", [f"{one['model']} of {one['library']}" for one in told["encoders"]]),
+        ("Weights, SHA-256", [one["weights_sha256"] for one in told["encoders"]]),
+        ("Brought to size by", [one["resize"] for one in told["encoders"]]),
         ("Fingerprints", [one[:16] for one in made["fingerprints"]]),
         ("Store", f"{made['store']}, {number(made['items'])} items"),
         ("Snapshot", f"commit {made['snapshot_commit']}; trained at commit {made['trained_at_commit']}"),

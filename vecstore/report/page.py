@@ -53,6 +53,15 @@ def share(value: float | None) -> str:
     return f"{min(value, 0.999):.3f}" if 0.995 <= value < 1 else f"{value:.2f}"
 
 
+def probability(value: float) -> str:
+    """A probability with three digits; very small and very high ones are not written out.
+
+    >>> probability(0.5), probability(0.0004), probability(0.99996)
+    ('0.500', '< 0.001', '> 0.999')
+    """
+    return "< 0.001" if value < 0.001 else "> 0.999" if value > 0.999 else f"{value:.3f}"
+
+
 def interval(bounds: Sequence[float] | None) -> str:
     """An interval with an en dash.
 

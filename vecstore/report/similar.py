@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vecstore.records import Hit
-from vecstore.report.page import clean, count, data_uri, render
+from vecstore.report.page import clean, count, data_uri, probability, render
 
 LONG_VALUE = 48
 """Characters of a metadata value that are shown; the whole value is in its title."""
@@ -110,7 +110,7 @@ def _chips(labels: Mapping[str, str]) -> list[tuple[str, str]]:
 def _predicted(predictions: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """The likeliest classes with their probabilities, as entries."""
     likeliest = sorted(predictions.items(), key=lambda told: -told[1])[:_LIKELIEST]
-    return [(f"predicted {clean(name)}", f"{value:.3f}", "") for name, value in likeliest]
+    return [(f"predicted {clean(name)}", probability(value), "") for name, value in likeliest]
 
 
 def _entries(metadata: Mapping[str, Any]) -> list[tuple[str, str, str]]:

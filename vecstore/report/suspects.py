@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vecstore.report.page import clean, count, data_uri, number, phrase, render, share
+from vecstore.report.page import clean, count, data_uri, number, phrase, probability, render
 from vecstore.report.similar import parted
 
 MOST_PAIRS = 12
@@ -96,7 +96,7 @@ def _card(suspect: Mapping[str, Any], pictures: Mapping[int, str | None]) -> dic
         "label": label,
         "picture": pictures.get(suspect["item_id"]),
         "bars": [
-            {"what": what, "name": told, "value": share(chance), "percent": f"{100 * chance:.1f}"}
+            {"what": what, "name": told, "value": probability(chance), "percent": f"{100 * chance:.1f}"}
             for what, told, chance in (
                 ("given", given, float(suspect["probability_given"])),
                 ("suggested", suggested, float(suspect["probability_suggested"])),
