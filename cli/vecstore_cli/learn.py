@@ -335,7 +335,7 @@ def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:
             ("level", f"{record['level']}, vectors pooled by {record['pool']}" if record["level"] else ""),
             ("groups", record["group_column"] or "no column known; identical pictures are kept together"),
             ("model", made),
-            ("calibrated by", "" if record["calibration"] is None else record["calibration"]["method"]),
+            ("calibrated by", _calibrated(record["calibration"])),
             *([] if found is None else _assessed(found)),
             ("pixels read", str(record["pixels_read"])),
         ]
@@ -346,6 +346,17 @@ def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:
         click.echo(f"note: {_shortened(note)}")
     if report is not None:
         echo_written(report)
+
+
+def _calibrated(told: Mapping[str, Any] | None) -> str:
+    """The method, and what it changed on the evaluated rows."""
+    if told is None:
+        return ""
+    if "before" not in told:  # trained by an earlier version
+        return str(told["method"])
+    titles = (("auc", "AUC"), ("brier", "Brier score"), ("log_loss", "log-loss"))
+    changes = [f"{title} {_number(told['before'][name])} to {_number(told['after'][name])}" for name, title in titles]
+    return f"{told['method']}: {', '.join(changes)}"
 
 
 def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:
