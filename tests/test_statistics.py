@@ -104,28 +104,18 @@ def test_what_a_calibration_changed_is_told_and_what_it_made_worse_noted(
 @pytest.mark.parametrize(
     ("after", "note"),
     [
-        ((0.9, 0.1, 0.3), []),
-        ((0.8996, 0.1004, 0.3), []),
-        (
-            (0.85, 0.1, 0.3),
-            [
-                "calibration by isotonic made it worse on the evaluated rows (AUC 0.900 to 0.850): cases it gives the"
-                " same probability are no longer ranked; compare without it"
-            ],
-        ),
-        (
-            (None, 0.12, 0.5),
-            [
-                "calibration by isotonic made it worse on the evaluated rows (Brier score 0.100 to 0.120, log-loss"
-                " 0.300 to 0.500); compare without it"
-            ],
-        ),
+        ((0.9, 0.1, 0.3), ""),
+        ((0.8996, 0.1004, 0.3), ""),
+        ((0.85, 0.1, 0.3), "(AUC 0.900 to 0.850): cases it gives the same probability are no longer ranked;"),
+        ((None, 0.12, 0.5), "(Brier score 0.100 to 0.120, log-loss 0.300 to 0.500);"),
     ],
 )
-def test_the_note_of_a_calibration_names_what_got_worse(after: tuple[float, ...], note: list[str]) -> None:
+def test_the_note_of_a_calibration_names_what_got_worse(after: tuple[float, ...], note: str) -> None:
     names = ("auc", "brier", "log_loss")
     before = dict(zip(names, (0.9, 0.1, 0.3), strict=True))
-    assert _calibration_notes("isotonic", before, dict(zip(names, after, strict=True))) == note
+    found = _calibration_notes("isotonic", before, dict(zip(names, after, strict=True)))
+    told = f"calibration by isotonic made it worse on the evaluated rows {note} compare without it"
+    assert found == ([told] if note else [])
 
 
 def test_the_test_part_has_no_say_in_a_calibration(colour_store: Store, colour_labels: Path) -> None:

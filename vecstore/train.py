@@ -385,9 +385,9 @@ def _check_learnable(data: Dataset, development: BoolArray) -> None:
     """Refuse what no estimator can learn from, by the names of the classes."""
     if not development.any():
         raise DataError(
-            f"task {data.task.name!r}: no training items are left",
-            expected="items outside the test part",
-            do="check --split-column",
+            f"task {data.task.name!r}: all {len(data)} labels are in the test part",
+            expected="labelled items in the training part",
+            do="label some there, or import the labels without --split-column to evaluate out of fold",
         )
     if data.y.ndim == 2 and len(data.classes) < 2:
         raise DataError(
@@ -459,7 +459,8 @@ def _calibration_notes(
         return []
     tied = method == "isotonic" and told[0].startswith("AUC")
     ties = ": cases it gives the same probability are no longer ranked" if tied else ""
-    return [f"calibration by {method} made it worse on the evaluated rows ({', '.join(told)}){ties}; compare without it"]
+    worse = f"calibration by {method} made it worse on the evaluated rows ({', '.join(told)})"
+    return [f"{worse}{ties}; compare without it"]
 
 
 def _sanity(scores: Scores) -> list[str]:

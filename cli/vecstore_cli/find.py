@@ -113,6 +113,10 @@ def search(
         for place, result in enumerate(results)
         for hit in result.hits
     ]
+    trained = sum(bool(row["in_training"]) for row in rows)
+    if trained:
+        told = f"{trained} of the {len(rows)} hits, so its predictions flatter it there (in_training)"
+        click.echo(f"note: the model was trained on {told}", err=True)
     names = ["rank", "item_id", "score", "source", "locator"]
     if as_json:
         for row in rows:
@@ -175,10 +179,12 @@ def _flat(
     places = [("metadata", name, added(name, f"column_{name}")) for name in known]
     places += [("labels", name, added(name, f"label_{name}")) for name in tasks]
     places += [("predictions", name, added(f"p_{name}", f"probability_{name}")) for name in classes]
+    trained = added("in_training", "trained_on_it") if classes else ""
     flat = []
     for row in rows:
         cells = {name: row[name] for name in names}
-        flat.append(cells | {column: row[what][name] for what, name, column in places if name in row[what]})
+        cells |= {column: row[what][name] for what, name, column in places if name in row[what]}
+        flat.append(cells | ({trained: ("no", "yes")[bool(row["in_training"])]} if trained else {}))
     return columns, flat
 
 

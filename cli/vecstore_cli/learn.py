@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from vecstore_cli._shared import (
     command,
     echo_facts,
     echo_json,
+    echo_newest,
     echo_table,
     echo_written,
     json_option,
@@ -26,6 +28,7 @@ from vecstore_cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from vecstore.predict import Prediction
     from vecstore.reporting import Report
     from vecstore.trained import Probe
 
@@ -444,6 +447,12 @@ def _interval(interval: list[float] | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f}-{interval[1]:.3f})"
 
 
+def _begun(rows: Iterator[Prediction]) -> Iterator[Prediction]:
+    """The same rows, after the work up to the first of them was done."""
+    first = list(islice(rows, 1))
+    return chain(first, rows)
+
+
 @click.command()
 @store_argument
 @click.argument("task")
@@ -511,6 +520,8 @@ def predict(
     failed = trained = 0
     with Store(store) as opened:
         probe = load(opened, task, model)
+        if model is None:
+            echo_newest(opened, task)
         classes = probe.record.classes
         writer = csv.writer(sys.stdout, lineterminator="\n")
         rows = run(
@@ -531,6 +542,7 @@ def predict(
         header += [] if images else ["in_training"]
         labels = probe.record.kind == "multi-label"
         header += [] if coverage is None else ["set", *(["absent"] if labels else []), "similarity", "unfamiliar"]
+        rows = _begun(rows)  # what is refused is refused before the header: no empty table is left of it
         if not as_json:
             writer.writerow(header)
         for row in rows:

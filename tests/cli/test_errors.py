@@ -356,6 +356,11 @@ def test_a_query_that_is_no_picture_or_no_vector_is_told(vecstore: Call, place: 
     assert done.stderr.startswith("Error: ")
 
 
+def test_what_predict_refuses_leaves_no_header_behind(vecstore: Call, place: Path, tmp_path: Path) -> None:
+    _refused(vecstore("predict", place / "chest.vecs", "pneumonia", tmp_path / "nofile.png"), 1, "nofile.png")
+    _refused(vecstore("predict", place / "chest.vecs", "pneumonia", "--where", "ege > 1"), 2, "no column ege")
+
+
 def test_a_probe_refuses_another_encoder(vecstore: Call, place: Path) -> None:
     done = vecstore("predict", place / "chest.vecs", "pneumonia", place / "query.png", "--encoder", "fake:16")
     _refused(done, 1, "fingerprint", "expected vectors of the space fake-64", "--encoder fake:64")

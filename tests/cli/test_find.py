@@ -76,10 +76,14 @@ def test_a_probe_speaks_in_every_output(vecstore: Call, store: Path) -> None:
     told = list(csv.DictReader(io.StringIO(vecstore(*arguments, "--csv").stdout)))
     assert float(told[0]["p_pneumonia"]) == first["predictions"]["pneumonia"]
     # The task has a class of its own name: label and probability are two columns.
-    head, *lines = (line.split() for line in vecstore(*arguments).stdout.splitlines())
-    assert head[-3:] == ["pneumonia", "p_normal", "p_pneumonia"]
-    assert lines[0][-3] == first["labels"]["pneumonia"]
-    assert float(lines[0][-1]) == round(first["predictions"]["pneumonia"], 4)
+    done = vecstore(*arguments)
+    head, *lines = (line.split() for line in done.stdout.splitlines())
+    assert head[-4:] == ["pneumonia", "p_normal", "p_pneumonia", "in_training"]
+    assert lines[0][-4] == first["labels"]["pneumonia"]
+    assert float(lines[0][-2]) == round(first["predictions"]["pneumonia"], 4)
+    assert (first["in_training"], told[0]["in_training"], lines[0][-1]) == (True, "yes", "yes")
+    assert "note: the model was trained on 2 of the 2 hits" in done.stderr
+    assert "in_training" not in vecstore("search", store, 1, "--csv").stdout
 
 
 @pytest.mark.parametrize("options", [[], ["--farthest"], ["--diverse", "0.4"], ["--by", "patient_id", "--unique"]])

@@ -35,6 +35,9 @@ def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) ->
     assert done.exit_code == 0, done.output
     assert "2 models on the same 60 rows in 20 groups, out-of-fold" in done.stdout
     assert "1 less 2: auc" in done.stdout and "real" in done.stdout
+    for verb in ("predict", "label-errors"):
+        assert "model 2 (knn), the newest of 2; another: --model ID\n" in vecstore(verb, store, "pneumonia").stderr
+        assert "newest" not in vecstore(verb, store, "pneumonia", "--model", 1).stderr
     found = json.loads(vecstore("compare", store, "pneumonia", "--models", "1,2", "--json").stdout)
     assert {one["model_id"]: one["calibration"] for one in found["models"]} == {1: None, 2: "platt"}
     assert {"first", "second", "value", "interval", "p", "p_holm", "real", "delong"} == set(found["pairs"][0])

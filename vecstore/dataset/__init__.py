@@ -207,6 +207,8 @@ def dataset(
         rows = _pooled_rows(rows, units, found, names, on_conflict, notes)
     rows = _official_split(rows, notes, "items" if units is None else "units")
     if wanted is None:
+        if only is None:
+            _check_training_part(found, rows, notes)
         rows, names = _small_classes(rows, names, min_groups, notes)
     present = [name for name, count in zip(names, _counts(rows.y, len(names)), strict=True) if count]
     alone = found.kind != "multi-label" and len(present) < 2 and only is None  # what is only scored may have one class
@@ -374,6 +376,17 @@ def _official_split(rows: _Rows, notes: list[str], what: str) -> _Rows:
     if (rows.parts == _VAL).any():
         notes.append("the official val part joins training for choosing and refit")
     return rows.only(placed & ~leaking)
+
+
+def _check_training_part(task: Task, rows: _Rows, notes: Sequence[str]) -> None:
+    """Refuse labels that are all in the official test part: no number of groups would help."""
+    if len(rows.items) and (rows.parts == _TEST).all():
+        told = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(
+            f"task {task.name!r}: all {len(rows.items)} labels are in the test part{told}",
+            expected="labelled items in the training part",
+            do="label some there, or import the labels without --split-column to evaluate out of fold",
+        )
 
 
 def _small_classes(rows: _Rows, names: list[str], min_groups: int, notes: list[str]) -> tuple[_Rows, list[str]]:
