@@ -403,7 +403,7 @@ def test_one_class_only_is_told_when_labelled_and_when_trained(vecstore: Call, s
 def test_labels_that_are_no_labels_are_told_or_counted(vecstore: Call, store: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     done = _label(vecstore, store, table, ((i, ("nan", "", "NaN")[i % 3]) for i in range(60)))
-    _refused(done, 1, "no row of t.csv gives an item a label (60 rows", "expected keys such as")
+    _refused(done, 1, "60 of 60 keys fit (rule: exact locator), but the column 'label' is empty", "--value COLUMN")
     done = _label(vecstore, store, table, ((i, "nan" if i < 6 else _pairs(i)) for i in range(60)))
     assert done.exit_code == 0
     assert re.search(r"^rows without a value, or with an ignored one +6$", done.stdout, re.M)

@@ -102,7 +102,7 @@ def test_all_outputs_tell_the_same(vecstore: Call, store: Path, tmp_path: Path, 
         )
         assert (row["exact"], row["recall"]) == (True, None)
     head, *lines = vecstore(*arguments).stdout.splitlines()
-    assert head.split() == [*names, "pneumonia", "p_normal", "p_pneumonia"]
+    assert head.split() == [*names, "pneumonia", "p_normal", "p_pneumonia", "in_training"]
     assert [line.split()[:2] for line in lines] == [[str(row["rank"]), str(row["item_id"])] for row in rows]
     html = page.read_text()
     cards = re.findall(r'Rank (\d+)</span> <strong>(-?[\d.]+)<.*?<h3 title="([^"]+)">', html, re.S)
