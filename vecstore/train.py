@@ -446,9 +446,7 @@ _WORSE = 0.0005
 """A change of a score beyond it is seen in three digits."""
 
 
-def _calibration_notes(
-    method: str, before: Mapping[str, float | None], after: Mapping[str, float | None]
-) -> list[str]:
+def _calibration_notes(method: str, before: Mapping[str, float | None], after: Mapping[str, float | None]) -> list[str]:
     """What a calibration made worse."""
     told = []
     for name, title, sign in (("auc", "AUC", -1), ("brier", "Brier score", 1), ("log_loss", "log-loss", 1)):

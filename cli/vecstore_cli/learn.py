@@ -259,10 +259,11 @@ def evaluate(
 @json_option
 @command
 def compare(store: str, task: str, models: str | None, metric: str, seed: int, as_json: bool) -> None:
-    """Put models of TASK side by side on the same rows, and say which differences are real.
+    """Put models of TASK side by side on the same rows, and say whose difference excludes 0.
 
-    Groups are resampled, the same ones for every model. A difference is real where its 95 % interval excludes 0, also
-    after Holm's correction for the number of pairs. Where each group has one row, DeLong's paired test stands beside.
+    Groups are resampled, the same ones for every model. Told is whether the 95 % interval of a difference excludes 0,
+    also after Holm's correction for the number of pairs. Where each group has one row, DeLong's paired test stands
+    beside.
 
     \b
       vecstore compare chest.vecs pneumonia
@@ -279,12 +280,15 @@ def compare(store: str, task: str, models: str | None, metric: str, seed: int, a
     if as_json:
         echo_json(found)
         return
-    rows = f"{found['n']} rows in {found['groups']} groups, {found['part']}"
+    what = f"units of {found['level']}" if found["level"] else "rows"
+    rows = f"{found['n']} {what} in {found['groups']} groups, {found['part']}"
     click.echo(f"{found['task']}: {len(found['models'])} models on the same {rows}")
     columns = ("auc", "auprc", "accuracy", "balanced_accuracy", "f1", "brier")
     told = []
     for one in found["models"]:
         about = {"model": f"{one['model_id']} {one['model']}", "space": " + ".join(one["spaces"])}
+        if any(other["calibration"] for other in found["models"]):
+            about |= {"calibrated by": one["calibration"] or "nothing"}
         told.append(about | {name: _estimate(one["scores"][name]) for name in columns})
     echo_table(told)
     for pair in found["pairs"]:
@@ -293,16 +297,21 @@ def compare(store: str, task: str, models: str | None, metric: str, seed: int, a
         click.echo(f"note: {_shortened(note)}")
 
 
+_LEAST_P = 0.00105
+"""Of 2,000 resamples none on the other side of 0."""
+
+
 def _pair(pair: dict[str, Any], metric: str) -> str:
     """One difference as a sentence."""
     if pair["value"] is None or pair["interval"] is None:
         return f"{pair['first']} less {pair['second']}: {metric} is not defined"
     low, high = pair["interval"]
     text = f"{pair['first']} less {pair['second']}: {metric} {pair['value']:+.3f} ({low:+.3f} to {high:+.3f})"
-    text += f", p {pair['p']:.3f}, Holm {pair['p_holm']:.3f}"
+    least = "≤ " if pair["p"] < _LEAST_P else ""  # as small as resampling can tell
+    text += f", p {least}{pair['p']:.3f}, Holm {least}{pair['p_holm']:.3f}"
     tests = [f"{name} p {test['p']:.3f}" for name, test in pair["delong"].items() if test and test["p"] is not None]
     text += f", DeLong {listed(tests)}" if tests else ""
-    return f"{text}: {'real' if pair['real'] else 'not shown to be real'}"
+    return f"{text}: {'excludes 0, after Holm too' if pair['real'] else 'not shown to differ'}"
 
 
 def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:

@@ -119,7 +119,8 @@ def test_a_path_that_is_no_store_is_told(vecstore: Call, tmp_path: Path, verb: t
     (tmp_path / "file").write_text("text")
     for name in ("absent", "folder", "file"):
         done = vecstore(verb[0], tmp_path / name, *verb[1:])
-        _refused(done, 1, f"{tmp_path / name} is not a store", "expected a folder made by: vecstore ingest")
+        what = "does not exist" if name == "absent" else "is not a store"
+        _refused(done, 1, f"{tmp_path / name} {what}", "expected a folder made by: vecstore ingest")
     assert not (tmp_path / "absent").exists()
 
 
@@ -259,7 +260,7 @@ def test_names_that_are_not_there_are_answered_with_those_that_are(vecstore: Cal
         (("search", store, "999"), ("no item 999", "expected")),
         (("search", store, "absent.png"), ("no such file, and no item", "expected a picture")),
         (("info", store, "--at", "99"), ("no commit 99", "expected 1 to 5", "vecstore log")),
-        (("search", store, "1", "-k", "0"), ("k = 0", "expected at least 1")),
+        (("search", store, "1", "-k", "0"), ("k = 0", "expected", "at least 1")),
         (("search", store), ("a search needs one query", "expected")),
         (("export", store, "out.csv"), ("unknown format", "expected a name ending in .parquet or .npz")),
         (("search", store, "1", "--where", "age; DROP TABLE items"), ("expected",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,13 @@ def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) ->
     done = vecstore("compare", store, "pneumonia")
     assert done.exit_code == 0, done.output
     assert "2 models on the same 60 rows in 20 groups, out-of-fold" in done.stdout
-    assert "1 less 2: auc" in done.stdout and "real" in done.stdout
+    assert re.search(r"^1 less 2: auc .*, p 1.000, Holm 1.000: not shown to differ$", done.stdout, re.M), done.stdout
+    brier = vecstore("compare", store, "pneumonia", "--metric", "brier").stdout
+    assert re.search(r"^1 less 2: .*, p ≤ 0.001, Holm ≤ 0.001: excludes 0, after Holm too$", brier, re.M), brier
+    head, *models = done.stdout.splitlines()[1:4]
+    assert "calibrated by" in head and sorted(line.split()[3] for line in models) == ["nothing", "platt"]
+    info = json.loads(vecstore("info", store, "--json").stdout)["models"]
+    assert [(one["level"], one["calibration"]) for one in info] == [(None, None), (None, "platt")]
     for verb in ("predict", "label-errors"):
         assert "model 2 (knn), the newest of 2; another: --model ID\n" in vecstore(verb, store, "pneumonia").stderr
         assert "newest" not in vecstore(verb, store, "pneumonia", "--model", 1).stderr

@@ -213,7 +213,7 @@ def dataset(
     present = [name for name, count in zip(names, _counts(rows.y, len(names)), strict=True) if count]
     alone = found.kind != "multi-label" and len(present) < 2 and only is None  # what is only scored may have one class
     if not len(rows.items) or not names or alone:
-        told = f" ({'; '.join(notes)})" if notes else ""
+        told = f" ({'; '.join(map(_cut, notes))})" if notes else ""
         raise DataError(
             f"task {found.name!r}: {len(rows.items)} items, in the classes: {', '.join(present) or 'none'}{told}",
             expected="at least two classes",
@@ -319,6 +319,22 @@ def _told(units: Units) -> list[str]:
     return [f"{alone} items without {units.column}: each is a unit of its own"] if alone else []
 
 
+_MOST_NAMED = 10
+"""Classes that an error names."""
+
+
+def _cut(text: str) -> str:
+    """A list after a colon, cut to a few: an error is one line.
+
+    >>> _cut("one of: " + ", ".join(map(str, range(13))))
+    'one of: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more'
+    """
+    head, colon, entries = text.partition(": ")
+    names = entries.split(", ")
+    more = len(names) - _MOST_NAMED
+    return f"{head}{colon}{', '.join(names[:_MOST_NAMED])} and {more} more" if more > 0 else text
+
+
 def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | None:
     if classes is None:
         return None
@@ -326,7 +342,7 @@ def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | No
         if name not in task.classes:
             raise NotFound(
                 f"task {task.name!r} has no class {name!r}",
-                expected=f"one of: {', '.join(task.classes)}",
+                expected=_cut(f"one of: {', '.join(task.classes)}"),
                 do="--classes A,B",
             )
     return [name for name in task.classes if name in set(classes)]

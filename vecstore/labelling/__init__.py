@@ -139,7 +139,9 @@ def import_table(
     if not per_item:
         fitting = rows.total - rows.unmatched
         if fitting and not rows.conflicts:  # the keys are right
-            held = f"the columns {', '.join(rows.values)} are" if form == "flags" else f"the column {rows.values[0]!r} is"
+            held = (
+                f"the columns {', '.join(rows.values)} are" if form == "flags" else f"the column {rows.values[0]!r} is"
+            )
             raise DataError(
                 f"no row of {rows.name} gives an item a label: {fitting} of {rows.total} keys fit (rule: {rows.rule}),"
                 f" but {held} empty there{' (or ignored, or uncertain)' if ignored or unsure.values else ''}",
