@@ -639,6 +639,16 @@ def test_conflicts_are_resolved_as_asked(four: Store, write: Callable[..., Path]
     assert error.do == "name it: --positive VALUE, or choose first or drop"
 
 
+def test_measured_values_that_become_classes_are_noted(four: Store, write: Callable[..., Path]) -> None:
+    def notes(*values: str) -> list[str]:
+        table = write([("path", "kind"), *zip(NAMES, values, strict=False)])
+        return label(four, table, task="t", key="path", value="kind").notes
+
+    told = "the 3 classes are numbers with fractions: if they are measured, import bands of them instead"
+    assert notes("0.15", "0.25", "1") == [told]
+    assert notes("1", "2", "3") == notes("0.5", "2", "x") == notes("0.5", "1.5") == []
+
+
 def test_any_takes_every_label_that_a_row_has(four: Store, write: Callable[..., Path]) -> None:
     rows = [("path", "A", "B", "C"), (NAMES[0], "1", "0", ""), (NAMES[0], "0", "no", ""), (NAMES[1], "0", "1", "1")]
     label(four, write(rows), task="t", key="path", value=["A", "B", "C"], on_conflict="any")

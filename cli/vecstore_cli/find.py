@@ -131,8 +131,11 @@ def search(
         echo_table(cells, columns)
     if not as_json and not as_csv:
         for result in results if queries is None else []:
-            own = f"; {result.excluded} of its own group left out" if result.excluded else ""
+            whose = "their own groups" if len(query) + len(like) + len(unlike) > 1 else "its own group"
+            own = f"; {result.excluded} of {whose} left out" if result.excluded else ""
             click.echo(f"{result.query}: {len(result.hits)} of {result.searched} items{own}", err=True)
+        if wish["diverse"]:
+            click.echo("ranks are by score less likeness to the hits before (--diverse), not by score alone", err=True)
         if html:
             click.echo(html)
     if results and results[0].recall:

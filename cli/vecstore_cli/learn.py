@@ -419,13 +419,18 @@ def _tables(found: dict[str, Any]) -> None:
     echo_table(rows)
     for part in found["subgroups"]:
         cells = []
+        hidden = [str(cell["value"]) for cell in part["cells"] if cell["suppressed"]]
         for cell in part["cells"]:
-            told = {"n": f"in fewer than {part['min_cell']} groups", "groups": ""}
-            if not cell["suppressed"]:
-                told = {"n": str(cell["n"]), "groups": str(cell["groups"])}
+            if cell["suppressed"]:
+                continue
+            told = {"n": str(cell["n"]), "groups": str(cell["groups"])}
             figures = {name: "" if cell[key] is None else _estimate(cell[key]) for name, key in _CELL}
             cells.append({part["column"]: cell["value"]} | told | figures)
         echo_table(cells)
+        if hidden:
+            values = "1 value is" if len(hidden) == 1 else f"{len(hidden)} values are"
+            few = f"in fewer than {part['min_cell']} groups: {listed(hidden)}"
+            click.echo(f"{part['column']}: {values} suppressed, {few}")
         if part["missing"]:
             click.echo(f"note: {part['missing']} rows have no {part['column']}, or several")
 
@@ -453,7 +458,15 @@ def _number(value: float | None) -> str:
 
 
 def _interval(interval: list[float] | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.3f}-{interval[1]:.3f})"
+    if interval is None:
+        return ""
+    between = " to " if interval[0] < 0 else "-"
+    return f" ({interval[0]:.3f}{between}{interval[1]:.3f})"
+
+
+def _classes_told(names: tuple[str, ...] | None) -> str:
+    """A set of classes in a cell: an empty one is no missing value."""
+    return "" if names is None else ";".join(names) or "{}"
 
 
 def _begun(rows: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -511,7 +524,7 @@ def predict(
     many files at once: opening the network takes longer than a picture.
 
     With --coverage 0.9 the column `set` holds the true class in 90 % of new pictures (of new patients); several
-    classes in it, or none, mean that the model can't tell. `unfamiliar` says that no case it was trained on is as
+    classes in it, or none ({}), mean that the model can't tell. `unfamiliar` says that no case it was trained on is as
     similar as such cases are to each other across patients.
 
     \b
@@ -571,7 +584,7 @@ def predict(
                 cells = [f"{row.probabilities[name]:.6g}" if row.probabilities else "" for name in classes]
                 cells += [] if images else [("no", "yes")[row.in_training]]
                 if coverage is not None:
-                    cells += [";".join(row.set or ()), *([";".join(row.absent or ())] if labels else [])]
+                    cells += [_classes_told(row.set), *([_classes_told(row.absent)] if labels else [])]
                     cells += ["" if row.similarity is None else f"{row.similarity:.4f}"]
                     cells += ["" if row.unfamiliar is None else ("no", "yes")[row.unfamiliar]]
                 second: list[int | None] = [] if images else [row.pictures if level else row.item_id]

@@ -58,11 +58,14 @@ def test_examples_filters_and_groups_have_their_options(vecstore: Call, store: P
     bad = vecstore("search", store, 1, "--ids", "7,x")
     assert bad.exit_code == 2 and "expected ids with commas between" in bad.stderr
     several = vecstore("search", store, 1, "20", "--unlike", "40", "-k", 3)
+    assert " of their own groups left out" in several.stderr
     assert several.exit_code == 0 and "archive: 000.png, archive: 019.png, not archive: 039.png: 3 of" in several.stderr
     far = _lines(vecstore("search", store, 1, "--farthest", "-k", 5, "--json"))
     assert [row["score"] for row in far] == sorted(row["score"] for row in far)
     varied = _lines(vecstore("search", store, 1, "--diverse", "0.5", "--metric", "standard", "-k", 5, "--json"))
     assert len(varied) == 5
+    assert "not by score alone" in vecstore("search", store, 1, "--diverse", "0.5").stderr
+    assert "not by score alone" not in vecstore("search", store, 1).stderr
     page = tmp_path / "similar.html"
     assert vecstore("search", store, 1, "20", "--html", page).exit_code == 0
     assert "several examples" in page.read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from vecstore_cli.learn import _classes_told, _interval
+
 Call = Callable[..., Result]
 
 
@@ -28,6 +30,14 @@ def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place:
     hidden = json.loads(vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100, "--json").stdout)
     cells = hidden["assessment"]["subgroups"][0]["cells"]
     assert [(cell["n"], cell["auc"], cell["suppressed"]) for cell in cells] == [(None, None, True)] * 2
+    text = vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100).stdout
+    assert "sex: 2 values are suppressed, in fewer than 100 groups: F, M\n" in text
+
+
+def test_intervals_and_empty_sets_can_be_read() -> None:
+    assert _interval([-0.484, -0.2]) == " (-0.484 to -0.200)" and _interval([-0.053, 0.122]) == " (-0.053 to 0.122)"
+    assert _interval([0.1, 0.2]) == " (0.100-0.200)" and _interval(None) == ""
+    assert [_classes_told(names) for names in (None, (), ("a", "b"))] == ["", "{}", "a;b"]
 
 
 def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) -> None:
@@ -54,9 +64,9 @@ def test_predict_adds_columns_where_a_coverage_is_asked_for(vecstore: Call, plac
     arguments = ("predict", place / "chest.vecs", "pneumonia", place / "query.png", "--coverage", "0.8")
     (row,) = csv.DictReader(vecstore(*arguments).stdout.splitlines())
     assert list(row)[-3:] == ["set", "similarity", "unfamiliar"]
-    assert set(filter(None, row["set"].split(";"))) <= {"normal", "pneumonia"} and row["unfamiliar"] in ("yes", "no")
+    assert set(row["set"].split(";")) - {"{}"} <= {"normal", "pneumonia"} and row["unfamiliar"] in ("yes", "no")
     told = json.loads(vecstore(*arguments, "--json").stdout)
-    assert ";".join(told["set"]) == row["set"] and told["unfamiliar"] == (row["unfamiliar"] == "yes")
+    assert (";".join(told["set"]) or "{}") == row["set"] and told["unfamiliar"] == (row["unfamiliar"] == "yes")
     plain = vecstore("predict", place / "chest.vecs", "pneumonia", place / "query.png")
     assert "set" not in plain.stdout.splitlines()[0].split(",")
 

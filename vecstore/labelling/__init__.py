@@ -211,8 +211,16 @@ def import_table(
         examples={"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]},
         uncertain=rows.uncertain,
         uncertain_policy=uncertain_policy,
-        notes=[*rows.notes, *_identity_notes(rows.columns)],
+        notes=[*rows.notes, *_identity_notes(rows.columns), *_fraction_notes(kind, classes)],
     )
+
+
+def _fraction_notes(kind: TaskKind, classes: Sequence[str]) -> list[str]:
+    """Measured values that were taken for classes."""
+    if kind != "multi-class" or not all(map(is_real, classes)) or all(map(is_integer, classes)):
+        return []
+    told = f"the {len(classes)} classes are numbers with fractions"
+    return [f"{told}: if they are measured, import bands of them instead"]
 
 
 def _identity_notes(columns: Iterable[str]) -> list[str]:
