@@ -154,8 +154,8 @@ def clusters(
         if count is None and best < CLEAR:
             notes.append(
                 f"no number of clusters stands out (best silhouette {best:.3f}; clear ones have {CLEAR} or more): of"
-                f" the numbers tried, {len(told)} is the largest whose silhouette is at least half of that; --count sets"
-                " another number"
+                f" the numbers tried, {len(told)} is the largest whose silhouette is at least half of that; --count"
+                " sets another number"
             )
         result = Clusters(
             engine.items.ids[rows],

@@ -115,8 +115,8 @@ def search(
     ]
     trained = sum(bool(row["in_training"]) for row in rows)
     if trained:
-        told = f"{trained} of the {len(rows)} hits, so its predictions flatter it there (in_training)"
-        click.echo(f"note: the model was trained on {told}", err=True)
+        flattered = f"{trained} of the {len(rows)} hits, so its predictions flatter it there (in_training)"
+        click.echo(f"note: the model was trained on {flattered}", err=True)
     names = ["rank", "item_id", "score", "source", "locator"]
     if as_json:
         for row in rows:
