@@ -51,7 +51,9 @@ def test_labels_are_told_beside_clusters_and_chance(colour_store: Store) -> None
     best = max(found.silhouettes.values())
     assert best < 0.5 and len(found.clusters) == max(n for n, v in found.silhouettes.items() if v >= best / 2)
     (note,) = found.notes
-    assert note.startswith(f"no number of clusters stands out (best silhouette {best:.3f})")
+    told = f"(best silhouette {best:.3f}; clear ones have 0.5 or more)"
+    assert note.startswith(f"no number of clusters stands out {told}")
+    assert f"{len(found.clusters)} is the largest whose silhouette is at least half of that" in note
     assert found.task == "colour" and not clusters(colour_store, 4).notes
 
 

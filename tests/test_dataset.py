@@ -442,3 +442,15 @@ def test_official_parts_of_medmnist_lose_what_is_also_in_test(
     told = [note for note in data.notes if "dropped" in note]
     assert told == ([_dropped(1, 1)] if dropped else [])
     assert "the official val part joins training for choosing and refit" in data.notes
+
+
+def test_an_error_names_ten_classes_and_how_many_more(colour_store: Store) -> None:
+    rows = [(name, f"c{i:02d}") for i, name in enumerate(colour_store.items().locators)]
+    _label(colour_store, rows, ("file", "label"))
+    with pytest.raises(
+        DataError, match=r"left out, in fewer than 5 groups: c00 \(1\), .*c09 \(1\) and 53 more\)"
+    ) as told:
+        dataset(colour_store, "t")
+    assert len(str(told.value)) < 400
+    with pytest.raises(NotFound, match=r"one of: c00, .*c09 and 53 more; "):
+        dataset(colour_store, "t", classes=["c99"])

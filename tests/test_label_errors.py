@@ -18,7 +18,7 @@ from PIL import Image
 from vecstore.errors import DataError, NotFound, UsageError
 from vecstore.ingest import ingest
 from vecstore.label import label
-from vecstore.label_errors import LabelErrors, label_errors
+from vecstore.label_errors import LabelErrors, _concentrated, label_errors
 from vecstore.pages import write_suspects_page
 from vecstore.records import Split
 from vecstore.store import Label, Store
@@ -109,6 +109,26 @@ def test_wrong_labels_are_found_and_the_right_ones_suggested(clear_store: Store)
     assert (found.n, found.items, found.kind, found.pixels_read) == (63, 63, "multi-class", 0)
     assert found.found == len(found.suspects) == sum(pair["count"] for pair in found.pairs)
     assert sum(found.counts.values()) == 63
+
+
+def test_suspects_that_concentrate_in_a_part_and_class_are_noted() -> None:
+    # 110 normal ones of the test part, 500 of training, 400 others.
+    given = np.repeat([0, 0, 1, 1], [110, 500, 100, 300])
+    part = np.repeat([3, 1, 3, 1], [110, 500, 100, 300])
+    suspect = np.zeros(len(given), np.bool_)
+    suspect[:18] = suspect[200:203] = True
+    (note,) = _concentrated(["normal", "ill"], given, suspect, part)
+    assert note == (
+        "18 of 21 suspects are labelled normal in the test part: 18 of 110 there, 3 of 900 elsewhere; first see what"
+        " sets these labels or pictures apart"
+    )
+    nowhere = np.zeros(len(given), np.int64)  # labels without parts
+    (note,) = _concentrated(["normal", "ill"], given, suspect, nowhere)
+    assert note.startswith("21 of 21 suspects are labelled normal: 21 of 610 there, 0 of 400 elsewhere")
+    suspect[:] = np.arange(len(given)) % 50 == 0
+    assert _concentrated(["normal", "ill"], given, suspect, part) == []
+    suspect[:] = np.arange(len(given)) < 4  # too few to say
+    assert _concentrated(["normal", "ill"], given, suspect, part) == []
 
 
 def test_calibrated_predictions_are_calibrated_in_every_part(clear_store: Store) -> None:

@@ -374,6 +374,16 @@ def test_a_table_that_fits_nothing_is_refused_with_keys_that_would_fit(four: Sto
     assert "'a/one.png'" in error.expected and "--key COLUMN" in error.do
 
 
+def test_keys_that_fit_rows_without_a_label_are_told(four: Store, write: Callable[..., Path]) -> None:
+    rows = [("path", "kind", "more"), (NAMES[0], "", "0"), (NAMES[1], "none", ""), ("z", "x", "1")]
+    fact = "no row of labels.csv gives an item a label: 2 of 3 keys fit (rule: exact locator), but the column 'kind' is"
+    error = _refused(four, DataError, write(rows), task="t", key="path", value="kind", ignore="none")
+    assert error.fact == f"{fact} empty there (or ignored, or uncertain)"
+    assert error.do == "name the column that holds them: --value COLUMN"
+    error = _refused(four, DataError, write([*rows[:2], rows[3]]), task="t", key="path", value="kind")
+    assert error.fact == f"{fact.replace('2 of 3', '1 of 2')} empty there"
+
+
 # Values
 
 
@@ -606,8 +616,14 @@ DISAGREEING = [("path", "kind"), *ROWS[1:], (NAMES[0], "y"), (NAMES[1], "y"), (N
 def test_rows_that_disagree_are_refused_with_both_values(four: Store, write: Callable[..., Path]) -> None:
     error = _refused(four, LabelConflict, write(DISAGREEING), task="t", key="path", value="kind")
     assert error.fact == "labels.csv: 1 items have rows that disagree (joined by exact locator): a/one.png (x / y)"
-    assert error.do == "choose: --on-conflict first, any or drop" and error.exit_code == 2
+    assert error.do == "choose: --on-conflict first or drop, or any with --positive VALUE" and error.exit_code == 2
     assert error.facts["items"] == [1]
+    table = write(DISAGREEING)
+    error = _refused(four, LabelConflict, table, task="t", key="path", value="kind", positive="y")
+    assert error.do == "choose: --on-conflict first, any or drop"
+    flags = [("path", "kind"), *((name, {"x": "0", "y": "yes"}.get(kind, kind)) for name, kind in DISAGREEING[1:])]
+    error = _refused(four, LabelConflict, write(flags), task="t", key="path", value="kind")
+    assert error.do == "choose: --on-conflict first, any or drop"
 
 
 def test_conflicts_are_resolved_as_asked(four: Store, write: Callable[..., Path]) -> None:
@@ -621,6 +637,16 @@ def test_conflicts_are_resolved_as_asked(four: Store, write: Callable[..., Path]
     assert found == {"first": "x", "drop": None, "any": "y"}
     error = _refused(four, UsageError, table, task="t", key="path", value="kind", on_conflict="any")
     assert error.do == "name it: --positive VALUE, or choose first or drop"
+
+
+def test_measured_values_that_become_classes_are_noted(four: Store, write: Callable[..., Path]) -> None:
+    def notes(*values: str) -> list[str]:
+        table = write([("path", "kind"), *zip(NAMES, values, strict=False)])
+        return label(four, table, task="t", key="path", value="kind").notes
+
+    told = "the 3 classes are numbers with fractions: if they are measured, import bands of them instead"
+    assert notes("0.15", "0.25", "1") == [told]
+    assert notes("1", "2", "3") == notes("0.5", "2", "x") == notes("0.5", "1.5") == []
 
 
 def test_any_takes_every_label_that_a_row_has(four: Store, write: Callable[..., Path]) -> None:
@@ -641,7 +667,7 @@ def test_two_parts_of_one_item_conflict_and_have_no_union(four: Store, write: Ca
     rows = [("path", "kind", "part"), (NAMES[0], "1", "train"), (NAMES[0], "1", "test"), (NAMES[1], "0", "train")]
     options: dict[str, Any] = {"task": "t", "key": "path", "value": "kind", "split_column": "part"}
     error = _refused(four, LabelConflict, write(rows), **options)
-    assert "a/one.png (1 (test) / 1 (train))" in str(error)
+    assert "a/one.png (1 (test) / 1 (train))" in str(error) and error.do == "choose: --on-conflict first or drop"
     error = _refused(four, LabelConflict, write(rows), **options, on_conflict="any")
     assert "name different parts: a/one.png" in str(error) and error.do == "choose: --on-conflict first or drop"
     assert label(four, write(rows), **options, on_conflict="first").matched == 2

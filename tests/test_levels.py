@@ -177,6 +177,8 @@ def test_a_multi_class_task_has_no_positive_class_to_prefer(colour_store: Store)
     mixed = [(n, "red" if i == 0 else _colour(n)) for i, n in enumerate(_names(colour_store))]
     mixed[0] = (mixed[0][0], "blue" if _colour(mixed[0][0]) != "blue" else "green")
     _add(colour_store, mixed, ("file", "label"))
+    with pytest.raises(LabelConflict, match=r"choose: --on-conflict first or drop$"):
+        dataset(colour_store, "t", level="patient")
     with pytest.raises(UsageError, match="--on-conflict any needs to know the positive class"):
         dataset(colour_store, "t", level="patient", on_conflict="any")
     dropped = dataset(colour_store, "t", level="patient", on_conflict="drop")

@@ -184,7 +184,13 @@ def test_a_probe_says_what_it_thinks_of_every_hit(colour_store: Store) -> None:
         expected = probe.predict_proba(colour_store.vectors(colour_store.space(), items.contents[row]))[0]
         assert list(hit.predictions) == probe.record.classes
         np.testing.assert_allclose(list(hit.predictions.values()), expected, atol=1e-6)
-    assert search(colour_store, 5, 1).hits[0].predictions == {}
+        assert hit.in_training is True  # scored out of fold: trained on all
+    plain = search(colour_store, 5, 1).hits[0]
+    assert (plain.predictions, plain.in_training) == ({}, None)
+    train(colour_store, "colour", where="patient != 'P5'")
+    hits = search(colour_store, 1, 60, group="none", predict="colour").hits
+    patients = [hit.metadata["patient"] for hit in hits]
+    assert [hit.in_training for hit in hits] == [patient != "P5" for patient in patients] and "P5" in patients
     with pytest.raises(NotFound, match="has no task 'cough'"):
         search(colour_store, 5, 1, predict="cough")
 

@@ -193,7 +193,7 @@ def test_every_verb_takes_a_path_as_well_as_a_store(
         lambda: vs.export(tmp_path / "absent", tmp_path / "x.npz"),
         lambda: label(tmp_path / "absent", colour_labels, task="t", key="file", value="label"),
     ):
-        with pytest.raises(vs.VecstoreError, match="is not a store"):
+        with pytest.raises(vs.VecstoreError, match="absent does not exist"):
             call()
     assert not (tmp_path / "absent").exists()
 

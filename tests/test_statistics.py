@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load as unpack
 from safetensors.numpy import save as pack
+from sklearn.metrics import log_loss
 
 import vecstore.trained
 from vecstore.compare import compare
@@ -29,7 +30,7 @@ from vecstore.probes.calibration import fit_calibrator
 from vecstore.probes.conformal import check_familiarity, familiarity
 from vecstore.probes.measures import threshold_for
 from vecstore.store import Store
-from vecstore.train import train
+from vecstore.train import _calibration_notes, train
 from vecstore.trained import load
 
 Opened = Callable[[str], Store]
@@ -74,6 +75,48 @@ def test_a_model_carries_its_calibration_everywhere(colour_store: Store, method:
         [list(row.probabilities.values()) for row in rows], made.predict_proba(vectors), atol=1e-12
     )
     assert '"calibrate"' in json.dumps(colour_store.log())
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_what_a_calibration_changed_is_told_and_what_it_made_worse_noted(
+    colour_store: Store, colour_labels: Path, official: bool
+) -> None:
+    if official:
+        _official(colour_store, colour_labels)
+    task = "t" if official else "colour"
+    plain, made = train(colour_store, task), train(colour_store, task, calibrate="isotonic")
+    told = made.record.calibration
+    assert told is not None
+    truth = np.eye(3)[np.asarray(made.y)]
+    for when, probe in (("before", plain), ("after", made)):
+        assert told[when]["auc"] == pytest.approx(probe.record.auc, abs=1e-12)
+        assert told[when]["brier"] == pytest.approx(((probe.probabilities - truth) ** 2).sum(axis=1).mean())
+        assert told[when]["log_loss"] == pytest.approx(log_loss(made.y, probe.probabilities))
+    worse = [
+        told["after"]["auc"] < told["before"]["auc"] - 0.0005,
+        *(told["after"][name] > told["before"][name] + 0.0005 for name in ("brier", "log_loss")),
+    ]
+    notes = [note for note in made.record.notes if note.startswith("calibration by isotonic made it worse")]
+    assert len(notes) == any(worse)
+    for title, is_worse in zip(("AUC", "Brier score", "log-loss"), worse, strict=True):
+        assert (f"{title} " in "".join(notes)) == is_worse
+
+
+@pytest.mark.parametrize(
+    ("after", "note"),
+    [
+        ((0.9, 0.1, 0.3), ""),
+        ((0.8996, 0.1004, 0.3), ""),
+        ((0.85, 0.1, 0.3), "(AUC 0.900 to 0.850): cases it gives the same probability are no longer ranked;"),
+        ((None, 0.12, 0.5), "(Brier score 0.100 to 0.120, log-loss 0.300 to 0.500);"),
+    ],
+)
+def test_the_note_of_a_calibration_names_what_got_worse(after: tuple[float, ...], note: str) -> None:
+    names = ("auc", "brier", "log_loss")
+    before = dict(zip(names, (0.9, 0.1, 0.3), strict=True))
+    found = _calibration_notes("isotonic", before, dict(zip(names, after, strict=True)))
+    told = f"calibration by isotonic made it worse on the evaluated rows {note} compare without it"
+    assert found == ([told] if note else [])
 
 
 def test_the_test_part_has_no_say_in_a_calibration(colour_store: Store, colour_labels: Path) -> None:

@@ -153,8 +153,9 @@ def clusters(
         best = max(found.silhouettes.values())
         if count is None and best < CLEAR:
             notes.append(
-                f"no number of clusters stands out (best silhouette {best:.3f}): these are the most that are half as"
-                " good; --count sets another number"
+                f"no number of clusters stands out (best silhouette {best:.3f}; clear ones have {CLEAR} or more): of"
+                f" the numbers tried, {len(told)} is the largest whose silhouette is at least half of that; --count"
+                " sets another number"
             )
         result = Clusters(
             engine.items.ids[rows],

@@ -145,6 +145,12 @@ def learning_curve(
         sizes = {point.per_class for point in points}
         if beyond := [size for size in sorted(set(per_class)) if size not in sizes]:
             told = ", ".join(map(str, beyond))
+            if len(beyond) == len(set(per_class)):
+                raise UsageError(
+                    f"per_class {told}: the rarest class has fewer groups to draw from",
+                    expected="at least one size that fits",
+                    do="--per-class 1,2,4,8",
+                )
             notes.append(f"left out, more groups per class than every draw has of the rarest class: {told}")
         return LearningCurve(
             task=data.task.name,

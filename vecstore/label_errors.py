@@ -376,6 +376,11 @@ def _result(store: Store, made: _Predicted, top: int, neighbours: int, seed: int
     ranked.sort(key=lambda entry: (entry[0], int(doubts[entry[1]].rows[entry[2]]), entry[1]))
     pairs = _pairs(doubts)
     look = _Near(store, data, made.group)
+    concentrated: list[str] = []
+    if data.y.ndim == 1:
+        (one,) = doubts
+        part = np.array([look.parts.get(item, 0) for item in data.items[one.rows].tolist()], np.int64)
+        concentrated = _concentrated(one.names, one.found.labels, one.found.suspect, part)
     return LabelErrors(
         data.task.name,
         data.task.kind,
@@ -394,11 +399,46 @@ def _result(store: Store, made: _Predicted, top: int, neighbours: int, seed: int
         encoder=" + ".join(space.passport.encoder for space in data.spaces),
         group_column=data.group_column,
         level=None if data.units is None else data.units.column,
-        notes=[*made.notes, *look.notes],
+        notes=[*made.notes, *look.notes, *concentrated],
         commit=store.commit,
         seed=seed,
         pixels_read=pictures_opened() - before,
     )
+
+
+_FEWEST, _TIMES = 5, 3.0
+"""Suspects from which on, and how many times as often as elsewhere, they are said to concentrate."""
+
+
+def _concentrated(names: Sequence[str], given: IntArray, suspect: BoolArray, part: IntArray) -> list[str]:
+    """Whether most suspects are of one official part, one class, or one class of one part: then look there first.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the classes.
+    given, suspect, part : ndarray of shape (n,)
+        Index into `names`; whether the label is doubted; index into `PARTS`.
+    """
+    official = [(f"in the {PARTS[p]} part", part == p) for p in np.unique(part[part > 0]).tolist()]
+    places = list(official)
+    for at, name in enumerate(names):
+        places.append((f"labelled {name}", given == at))
+        places += [(f"labelled {name} {where}", (given == at) & here) for where, here in official]
+    best, note = _TIMES, ""
+    for where, here in places:
+        inside, outside = int(suspect[here].sum()), int(suspect[~here].sum())
+        if here.all() or not here.any() or inside < _FEWEST or inside <= outside:
+            continue
+        # One more of either kind, so that none elsewhere is not infinitely many times.
+        times = (inside + 1) / (here.sum() + 2) / ((outside + 1) / ((~here).sum() + 2))
+        if times >= best:
+            best = times
+            note = (
+                f"{inside} of {inside + outside} suspects are {where}: {inside} of {int(here.sum())} there,"
+                f" {outside} of {int((~here).sum())} elsewhere; first see what sets these labels or pictures apart"
+            )
+    return [note] if note else []
 
 
 def _pairs(doubts: Sequence[_Doubts]) -> list[dict[str, Any]]:

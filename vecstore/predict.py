@@ -21,8 +21,7 @@ from vecstore.probes.conformal import PredictionSets, prediction_sets
 from vecstore.probes.pooling import pooled
 from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray, TaskKind
 from vecstore.store import Items, Space, Store, using
-from vecstore.store.catalog import visible
-from vecstore.trained import Probe, load, spaces_of
+from vecstore.trained import Probe, load, spaces_of, trained_on
 
 _BLOCK = 65_536
 
@@ -279,7 +278,7 @@ def _embedded(store: Store, probe: Probe, where: str | None) -> tuple[list[Space
 
 def _stored(store: Store, probe: Probe, where: str | None, caution: _Caution | None) -> Iterator[Prediction]:
     spaces, items, has_vector = _embedded(store, probe, where)
-    known = _trained_on(store, probe, items)
+    known = trained_on(store, probe, items)
     for start in range(0, len(has_vector), _BLOCK):
         rows = has_vector[start : start + _BLOCK]
         vectors = store.vectors(spaces, items.contents[rows])
@@ -291,16 +290,6 @@ def _stored(store: Store, probe: Probe, where: str | None, caution: _Caution | N
             yield replace(told, **more)
     for row in np.delete(np.arange(len(items)), has_vector).tolist():
         yield Prediction(items.locators[row], int(items.ids[row]), "", {}, _lacking(spaces))
-
-
-def _trained_on(store: Store, probe: Probe, items: Items) -> BoolArray:
-    """Of which items the model has seen the picture, in them or in a copy."""
-    if probe.model is None:
-        return np.zeros(len(items), np.bool_)
-    seen = store.seen(probe.model)
-    text = f"SELECT item, content FROM states WHERE {visible()}"
-    pictures = [content for item, content in store.rows(text, at=probe.record.commit) if item in seen]
-    return np.isin(items.ids, list(seen)) | np.isin(items.contents, pictures)
 
 
 def _lacking(spaces: Sequence[Space]) -> str:
@@ -317,7 +306,7 @@ def _units(store: Store, probe: Probe, where: str | None, caution: _Caution | No
     # Over the whole store: a patient was trained on, whichever of its pictures `where` leaves.
     everything = store.items()
     whole = make_units(store, column, everything, np.arange(len(everything)))
-    known = {whole.names[row] for row in np.unique(whole.rows[_trained_on(store, probe, everything)]).tolist()}
+    known = {whole.names[row] for row in np.unique(whole.rows[trained_on(store, probe, everything)]).tolist()}
     trained = np.array([name in known for name in units.names], np.bool_)
     counts = units.counts()
     blocks = (np.cumsum(counts) - counts) // _BLOCK

@@ -199,6 +199,8 @@ class Hit:
     labels : mapping of task to class
     predictions : mapping of class to probability
         Of a probe, where one was asked for.
+    in_training : bool or None
+        Where one was asked for: whether the probe was trained on this picture, so that its prediction flatters it.
     """
 
     rank: int
@@ -209,6 +211,7 @@ class Hit:
     metadata: Mapping[str, Value] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     predictions: Mapping[str, float] = field(default_factory=dict)
+    in_training: bool | None = None
 
 
 class Progress(Protocol):

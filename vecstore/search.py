@@ -684,7 +684,7 @@ def _hits(
     ids = sorted({hit.item for hits in found for hit in hits})
     metadata = store.metadata(ids)
     labels = store.labels_of(ids)
-    predictions = _predictions(store, space, items, ids, predict) if predict is not None else {}
+    predictions, seen = ({}, None) if predict is None else _predictions(store, space, items, ids, predict)
     answers: list[list[Hit]] = []
     for hits in found:
         answers.append([])
@@ -700,6 +700,7 @@ def _hits(
                     metadata.get(hit.item, {}),
                     labels.get(hit.item, {}),
                     predictions.get(hit.item, {}),
+                    None if seen is None else hit.item in seen,
                 )
             )
     return answers
@@ -707,18 +708,20 @@ def _hits(
 
 def _predictions(
     store: Store, space: Space, items: Items, ids: Sequence[int], task: str
-) -> dict[int, dict[str, float]]:
-    """What the newest probe of a task says of items: probability per class."""
-    from vecstore.trained import load  # scikit-learn: seconds that other searches do not need
+) -> tuple[dict[int, dict[str, float]], frozenset[int]]:
+    """What the newest probe of a task says of items, probability per class; and which of them it was trained on."""
+    from vecstore.trained import load, trained_on  # scikit-learn: seconds that other searches do not need
 
     probe = load(store, task)
     probe.check(space.fingerprint, f"the space {space.name}")
     if not len(ids):
-        return {}
-    rows = np.searchsorted(items.ids, np.asarray(ids, np.int64))
+        return {}, frozenset()
+    asked = np.asarray(ids, np.int64)
+    rows = np.searchsorted(items.ids, asked)
     values = probe.predict_proba(store.vectors(space, items.contents[rows]))
     classes = probe.record.classes
-    return {
+    told = {
         item: {name: float(p) for name, p in zip(classes, row, strict=True)}
         for item, row in zip(ids, values, strict=True)
     }
+    return told, frozenset(asked[trained_on(store, probe, items)[rows]].tolist())

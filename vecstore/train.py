@@ -15,8 +15,8 @@ from vecstore.dataset import MIN_GROUPS, Dataset, class_counts, dataset
 from vecstore.embedding import pictures_opened
 from vecstore.errors import DataError, NotWritable, UsageError
 from vecstore.probes import make
-from vecstore.probes.calibration import METHODS, Calibrator, cross_calibrated
-from vecstore.probes.metrics import Scores, evaluate
+from vecstore.probes.calibration import METHODS, Calibrator, Losses, cross_calibrated
+from vecstore.probes.metrics import Scores, checked, evaluate
 from vecstore.probes.pooling import POOLS
 from vecstore.probes.splits import grouped_folds
 from vecstore.records import BoolArray, DoubleArray, IntArray, Progress, Silent
@@ -211,15 +211,19 @@ def _trained(
     )
     if official:
         rows = data.test
-        probabilities = np.asarray(estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule)), np.float64)
-        if calibrator is not None:
-            probabilities = calibrator(probabilities)
+        raw = np.asarray(estimator.predict_proba(data.vectors(data.test, dtype=dtype, pool=rule)), np.float64)
+        probabilities = raw if calibrator is None else calibrator(raw)
     else:
-        rows, probabilities = development, out_of_fold
+        rows, raw, probabilities = development, choice.out_of_fold, out_of_fold
         if not getattr(estimator, "nested", True):  # who has no such choice chooses for each fold on the others
             notes.append("out-of-fold scores are from the folds on which the parameters were chosen")
     probabilities = np.asarray(probabilities, np.float64)
     scores = evaluate(data.y[rows], probabilities, data.classes, data.task.kind, data.groups[rows], seed=seed)
+    calibration = None
+    if calibrator is not None:
+        changed = {"before": _judged(data, rows, raw), "after": _judged(data, rows, probabilities)}
+        calibration = _calibration_told(calibrator) | changed
+        notes += _calibration_notes(calibrate, **changed)
     done = time.perf_counter()
     seen, shown = _members(data, development), _members(data, rows)
     parameters = _parameters(estimator)
@@ -258,7 +262,7 @@ def _trained(
         pictures=len(shown.items),
         training_pictures=len(seen.items),
         metric=metric,
-        calibration=_calibration_told(calibrator),
+        calibration=calibration,
     )
     pictures = (None, None) if units is None else (shown.items, shown.rows)
     probe = Probe(record, estimator, None, data.items[rows], data.y[rows], probabilities, *pictures)
@@ -381,9 +385,9 @@ def _check_learnable(data: Dataset, development: BoolArray) -> None:
     """Refuse what no estimator can learn from, by the names of the classes."""
     if not development.any():
         raise DataError(
-            f"task {data.task.name!r}: no training items are left",
-            expected="items outside the test part",
-            do="check --split-column",
+            f"task {data.task.name!r}: all {len(data)} labels are in the test part",
+            expected="labelled items in the training part",
+            do="label some there, or import the labels without --split-column to evaluate out of fold",
         )
     if data.y.ndim == 2 and len(data.classes) < 2:
         raise DataError(
@@ -423,12 +427,38 @@ def _parameters(estimator: Any) -> dict[str, Any]:
     return dict(sorted((chosen | {"folds": int(np.max(estimator.folds_)) + 1}).items()))
 
 
-def _calibration_told(calibrator: Calibrator | None) -> dict[str, Any] | None:
+def _calibration_told(calibrator: Calibrator) -> dict[str, Any]:
     """For the record; the lines of an isotonic one are too long for it."""
-    if calibrator is None:
-        return None
     told = {name: value for name, value in calibrator.parameters.items() if name not in ("x", "y")}
     return {"method": calibrator.method, "rows": calibrator.rows, "groups": calibrator.groups, **told}
+
+
+def _judged(data: Dataset, rows: BoolArray, probabilities: DoubleArray) -> dict[str, float | None]:
+    """What a calibration may change: AUC, Brier score and log-loss of some rows."""
+    kind, y = data.task.kind, data.y[rows]
+    truth, scores, _ = checked(y, probabilities, data.classes, kind)
+    losses = Losses(truth, scores, kind, np.zeros(len(scores), np.int64))(np.ones((1, 1)))
+    auc = evaluate(y, probabilities, data.classes, kind, n_boot=0).auc
+    return {"auc": auc, **{name: float(value[0]) for name, value in losses.items()}}
+
+
+_WORSE = 0.0005
+"""A change of a score beyond it is seen in three digits."""
+
+
+def _calibration_notes(method: str, before: Mapping[str, float | None], after: Mapping[str, float | None]) -> list[str]:
+    """What a calibration made worse."""
+    told = []
+    for name, title, sign in (("auc", "AUC", -1), ("brier", "Brier score", 1), ("log_loss", "log-loss", 1)):
+        was, now = before[name], after[name]
+        if was is not None and now is not None and sign * (now - was) > _WORSE:
+            told.append(f"{title} {was:.3f} to {now:.3f}")
+    if not told:
+        return []
+    tied = method == "isotonic" and told[0].startswith("AUC")
+    ties = ": cases it gives the same probability are no longer ranked" if tied else ""
+    worse = f"calibration by {method} made it worse on the evaluated rows ({', '.join(told)})"
+    return [f"{worse}{ties}; compare without it"]
 
 
 def _sanity(scores: Scores) -> list[str]:

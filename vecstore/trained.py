@@ -17,8 +17,9 @@ from vecstore.probes.assessing import Assessment
 from vecstore.probes.calibration import Calibrator
 from vecstore.probes.metrics import Scores
 from vecstore.probes.pooling import pooled
-from vecstore.records import DoubleArray, FloatArray, IntArray
-from vecstore.store import Model, Space, Store, Task
+from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray
+from vecstore.store import Items, Model, Space, Store, Task
+from vecstore.store.catalog import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +296,16 @@ def register(
     if record.calibration is not None:
         arguments["calibrate"] = record.calibration["method"]
     return replace(probe, model=store.add_model(task, spaces[0], files, record.to_dict(), seen, arguments))
+
+
+def trained_on(store: Store, probe: Probe, items: Items) -> BoolArray:
+    """Of which items the model has seen the picture, in them or in a copy."""
+    if probe.model is None:
+        return np.zeros(len(items), np.bool_)
+    seen = store.seen(probe.model)
+    text = f"SELECT item, content FROM states WHERE {visible()}"
+    pictures = [content for item, content in store.rows(text, at=probe.record.commit) if item in seen]
+    return np.isin(items.ids, list(seen)) | np.isin(items.contents, pictures)
 
 
 def load(store: Store, task: str, model: int | None = None) -> Probe:

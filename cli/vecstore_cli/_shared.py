@@ -19,6 +19,7 @@ import click
 
 if TYPE_CHECKING:
     from vecstore.reporting import Report
+    from vecstore.store import Store
 
 COMMANDS = {
     "ingest": "fill",
@@ -370,6 +371,14 @@ class Quiet(Lines):
 
     def say(self, text: str) -> None:
         """Nothing."""
+
+
+def echo_newest(store: Store, task: str) -> None:
+    """Which of several models is taken where none was named; on standard error."""
+    models = store.models(store.task(task).name)
+    if len(models) > 1:
+        told = f"{models[-1].id} ({models[-1].record['model']})"
+        click.echo(f"model {told}, the newest of {len(models)}; another: --model ID", err=True)
 
 
 def echo_written(report: Report) -> None:

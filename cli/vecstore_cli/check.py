@@ -9,6 +9,7 @@ import click
 from vecstore_cli._shared import (
     command,
     echo_json,
+    echo_newest,
     echo_table,
     echo_written,
     json_option,
@@ -145,6 +146,8 @@ def label_errors(
         output_file(html)  # refused before any work
     with Store(store) as opened:
         found = run(opened, task, space=list(space) or None, **options)
+        if options["model"] is None and found.model_id is not None:
+            echo_newest(opened, task)
         if html:
             from vecstore.pages import write_suspects_page
 

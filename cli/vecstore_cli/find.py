@@ -113,6 +113,10 @@ def search(
         for place, result in enumerate(results)
         for hit in result.hits
     ]
+    trained = sum(bool(row["in_training"]) for row in rows)
+    if trained:
+        flattered = f"{trained} of the {len(rows)} hits, so its predictions flatter it there (in_training)"
+        click.echo(f"note: the model was trained on {flattered}", err=True)
     names = ["rank", "item_id", "score", "source", "locator"]
     if as_json:
         for row in rows:
@@ -127,8 +131,11 @@ def search(
         echo_table(cells, columns)
     if not as_json and not as_csv:
         for result in results if queries is None else []:
-            own = f"; {result.excluded} of its own group left out" if result.excluded else ""
+            whose = "their own groups" if len(query) + len(like) + len(unlike) > 1 else "its own group"
+            own = f"; {result.excluded} of {whose} left out" if result.excluded else ""
             click.echo(f"{result.query}: {len(result.hits)} of {result.searched} items{own}", err=True)
+        if wish["diverse"]:
+            click.echo("ranks are by score less likeness to the hits before (--diverse), not by score alone", err=True)
         if html:
             click.echo(html)
     if results and results[0].recall:
@@ -175,10 +182,12 @@ def _flat(
     places = [("metadata", name, added(name, f"column_{name}")) for name in known]
     places += [("labels", name, added(name, f"label_{name}")) for name in tasks]
     places += [("predictions", name, added(f"p_{name}", f"probability_{name}")) for name in classes]
+    trained = added("in_training", "trained_on_it") if classes else ""
     flat = []
     for row in rows:
         cells = {name: row[name] for name in names}
-        flat.append(cells | {column: row[what][name] for what, name, column in places if name in row[what]})
+        cells |= {column: row[what][name] for what, name, column in places if name in row[what]}
+        flat.append(cells | ({trained: ("no", "yes")[bool(row["in_training"])]} if trained else {}))
     return columns, flat
 
 

@@ -259,11 +259,12 @@ def neighbors(store: str, at: int | None, as_json: bool, **options: Any) -> None
         )
         return
     together = sum(len(group) for group in found.duplicates)
+    told_by = f"{found.metric} >= {options['duplicates']:g}, by vectors alone; audit also compares thumbnails"
     echo_facts(
         [
             ("items", f"{len(found.ids)}, {found.k} neighbours each"),
             ("found", "exactly" if found.recall is None else str(Recall(**found.recall))),
-            ("near-duplicates", f"{together} items in {len(found.duplicates)} groups"),
+            ("near-duplicates", f"{together} items in {len(found.duplicates)} groups ({told_by})"),
             ("graph", options["output"]),
         ]
     )

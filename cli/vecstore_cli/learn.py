@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from vecstore_cli._shared import (
     command,
     echo_facts,
     echo_json,
+    echo_newest,
     echo_table,
     echo_written,
     json_option,
@@ -26,6 +28,7 @@ from vecstore_cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from vecstore.predict import Prediction
     from vecstore.reporting import Report
     from vecstore.trained import Probe
 
@@ -256,10 +259,11 @@ def evaluate(
 @json_option
 @command
 def compare(store: str, task: str, models: str | None, metric: str, seed: int, as_json: bool) -> None:
-    """Put models of TASK side by side on the same rows, and say which differences are real.
+    """Put models of TASK side by side on the same rows, and say whose difference excludes 0.
 
-    Groups are resampled, the same ones for every model. A difference is real where its 95 % interval excludes 0, also
-    after Holm's correction for the number of pairs. Where each group has one row, DeLong's paired test stands beside.
+    Groups are resampled, the same ones for every model. Told is whether the 95 % interval of a difference excludes 0,
+    also after Holm's correction for the number of pairs. Where each group has one row, DeLong's paired test stands
+    beside.
 
     \b
       vecstore compare chest.vecs pneumonia
@@ -276,12 +280,15 @@ def compare(store: str, task: str, models: str | None, metric: str, seed: int, a
     if as_json:
         echo_json(found)
         return
-    rows = f"{found['n']} rows in {found['groups']} groups, {found['part']}"
+    what = f"units of {found['level']}" if found["level"] else "rows"
+    rows = f"{found['n']} {what} in {found['groups']} groups, {found['part']}"
     click.echo(f"{found['task']}: {len(found['models'])} models on the same {rows}")
     columns = ("auc", "auprc", "accuracy", "balanced_accuracy", "f1", "brier")
     told = []
     for one in found["models"]:
         about = {"model": f"{one['model_id']} {one['model']}", "space": " + ".join(one["spaces"])}
+        if any(other["calibration"] for other in found["models"]):
+            about |= {"calibrated by": one["calibration"] or "nothing"}
         told.append(about | {name: _estimate(one["scores"][name]) for name in columns})
     echo_table(told)
     for pair in found["pairs"]:
@@ -290,16 +297,21 @@ def compare(store: str, task: str, models: str | None, metric: str, seed: int, a
         click.echo(f"note: {_shortened(note)}")
 
 
+_LEAST_P = 0.00105
+"""Of 2,000 resamples none on the other side of 0."""
+
+
 def _pair(pair: dict[str, Any], metric: str) -> str:
     """One difference as a sentence."""
     if pair["value"] is None or pair["interval"] is None:
         return f"{pair['first']} less {pair['second']}: {metric} is not defined"
     low, high = pair["interval"]
     text = f"{pair['first']} less {pair['second']}: {metric} {pair['value']:+.3f} ({low:+.3f} to {high:+.3f})"
-    text += f", p {pair['p']:.3f}, Holm {pair['p_holm']:.3f}"
+    least = "≤ " if pair["p"] < _LEAST_P else ""  # as small as resampling can tell
+    text += f", p {least}{pair['p']:.3f}, Holm {least}{pair['p_holm']:.3f}"
     tests = [f"{name} p {test['p']:.3f}" for name, test in pair["delong"].items() if test and test["p"] is not None]
     text += f", DeLong {listed(tests)}" if tests else ""
-    return f"{text}: {'real' if pair['real'] else 'not shown to be real'}"
+    return f"{text}: {'excludes 0, after Holm too' if pair['real'] else 'not shown to differ'}"
 
 
 def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:
@@ -335,7 +347,7 @@ def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:
             ("level", f"{record['level']}, vectors pooled by {record['pool']}" if record["level"] else ""),
             ("groups", record["group_column"] or "no column known; identical pictures are kept together"),
             ("model", made),
-            ("calibrated by", "" if record["calibration"] is None else record["calibration"]["method"]),
+            ("calibrated by", _calibrated(record["calibration"])),
             *([] if found is None else _assessed(found)),
             ("pixels read", str(record["pixels_read"])),
         ]
@@ -346,6 +358,17 @@ def _show(probe: Probe, as_json: bool, report: Report | None = None) -> None:
         click.echo(f"note: {_shortened(note)}")
     if report is not None:
         echo_written(report)
+
+
+def _calibrated(told: Mapping[str, Any] | None) -> str:
+    """The method, and what it changed on the evaluated rows."""
+    if told is None:
+        return ""
+    if "before" not in told:  # trained by an earlier version
+        return str(told["method"])
+    titles = (("auc", "AUC"), ("brier", "Brier score"), ("log_loss", "log-loss"))
+    changes = [f"{title} {_number(told['before'][name])} to {_number(told['after'][name])}" for name, title in titles]
+    return f"{told['method']}: {', '.join(changes)}"
 
 
 def _by_chance(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -400,13 +423,18 @@ def _tables(found: dict[str, Any]) -> None:
     echo_table(rows)
     for part in found["subgroups"]:
         cells = []
+        hidden = [str(cell["value"]) for cell in part["cells"] if cell["suppressed"]]
         for cell in part["cells"]:
-            told = {"n": f"in fewer than {part['min_cell']} groups", "groups": ""}
-            if not cell["suppressed"]:
-                told = {"n": str(cell["n"]), "groups": str(cell["groups"])}
+            if cell["suppressed"]:
+                continue
+            told = {"n": str(cell["n"]), "groups": str(cell["groups"])}
             figures = {name: "" if cell[key] is None else _estimate(cell[key]) for name, key in _CELL}
             cells.append({part["column"]: cell["value"]} | told | figures)
         echo_table(cells)
+        if hidden:
+            values = "1 value is" if len(hidden) == 1 else f"{len(hidden)} values are"
+            few = f"in fewer than {part['min_cell']} groups: {listed(hidden)}"
+            click.echo(f"{part['column']}: {values} suppressed, {few}")
         if part["missing"]:
             click.echo(f"note: {part['missing']} rows have no {part['column']}, or several")
 
@@ -441,7 +469,21 @@ def _number(value: float | None) -> str:
 
 
 def _interval(interval: list[float] | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.3f}-{interval[1]:.3f})"
+    if interval is None:
+        return ""
+    between = " to " if interval[0] < 0 else "-"
+    return f" ({interval[0]:.3f}{between}{interval[1]:.3f})"
+
+
+def _classes_told(names: tuple[str, ...] | None) -> str:
+    """A set of classes in a cell: an empty one is no missing value."""
+    return "" if names is None else ";".join(names) or "{}"
+
+
+def _begun(rows: Iterator[Prediction]) -> Iterator[Prediction]:
+    """The same rows, after the work up to the first of them was done."""
+    first = list(islice(rows, 1))
+    return chain(first, rows)
 
 
 @click.command()
@@ -493,7 +535,7 @@ def predict(
     many files at once: opening the network takes longer than a picture.
 
     With --coverage 0.9 the column `set` holds the true class in 90 % of new pictures (of new patients); several
-    classes in it, or none, mean that the model can't tell. `unfamiliar` says that no case it was trained on is as
+    classes in it, or none ({}), mean that the model can't tell. `unfamiliar` says that no case it was trained on is as
     similar as such cases are to each other across patients.
 
     \b
@@ -511,6 +553,8 @@ def predict(
     failed = trained = 0
     with Store(store) as opened:
         probe = load(opened, task, model)
+        if model is None:
+            echo_newest(opened, task)
         classes = probe.record.classes
         writer = csv.writer(sys.stdout, lineterminator="\n")
         rows = run(
@@ -531,6 +575,7 @@ def predict(
         header += [] if images else ["in_training"]
         labels = probe.record.kind == "multi-label"
         header += [] if coverage is None else ["set", *(["absent"] if labels else []), "similarity", "unfamiliar"]
+        rows = _begun(rows)  # what is refused is refused before the header: no empty table is left of it
         if not as_json:
             writer.writerow(header)
         for row in rows:
@@ -550,7 +595,7 @@ def predict(
                 cells = [f"{row.probabilities[name]:.6g}" if row.probabilities else "" for name in classes]
                 cells += [] if images else [("no", "yes")[row.in_training]]
                 if coverage is not None:
-                    cells += [";".join(row.set or ()), *([";".join(row.absent or ())] if labels else [])]
+                    cells += [_classes_told(row.set), *([_classes_told(row.absent)] if labels else [])]
                     cells += ["" if row.similarity is None else f"{row.similarity:.4f}"]
                     cells += ["" if row.unfamiliar is None else ("no", "yes")[row.unfamiliar]]
                 second: list[int | None] = [] if images else [row.pictures if level else row.item_id]

@@ -135,6 +135,7 @@ def test_a_test_part_of_one_class_has_no_curve_but_no_crash(vecstore: Call, stor
     ("arguments", "message"),
     [
         (("--per-class", "1,x"), "--per-class 1,x; expected whole numbers"),
+        (("--per-class", "9999"), "per_class 9999: the rarest class has fewer groups to draw from; expected at least"),
         (("--per-class", "0"), "per_class [0], repeats 10; expected whole numbers from 1"),
         (("--repeats", "0"), "repeats 0; expected whole numbers from 1"),
         (("--report", "nowhere/x.html"), "its folder does not exist"),

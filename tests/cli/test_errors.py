@@ -119,7 +119,8 @@ def test_a_path_that_is_no_store_is_told(vecstore: Call, tmp_path: Path, verb: t
     (tmp_path / "file").write_text("text")
     for name in ("absent", "folder", "file"):
         done = vecstore(verb[0], tmp_path / name, *verb[1:])
-        _refused(done, 1, f"{tmp_path / name} is not a store", "expected a folder made by: vecstore ingest")
+        what = "does not exist" if name == "absent" else "is not a store"
+        _refused(done, 1, f"{tmp_path / name} {what}", "expected a folder made by: vecstore ingest")
     assert not (tmp_path / "absent").exists()
 
 
@@ -259,7 +260,7 @@ def test_names_that_are_not_there_are_answered_with_those_that_are(vecstore: Cal
         (("search", store, "999"), ("no item 999", "expected")),
         (("search", store, "absent.png"), ("no such file, and no item", "expected a picture")),
         (("info", store, "--at", "99"), ("no commit 99", "expected 1 to 5", "vecstore log")),
-        (("search", store, "1", "-k", "0"), ("k = 0", "expected at least 1")),
+        (("search", store, "1", "-k", "0"), ("k = 0", "expected", "at least 1")),
         (("search", store), ("a search needs one query", "expected")),
         (("export", store, "out.csv"), ("unknown format", "expected a name ending in .parquet or .npz")),
         (("search", store, "1", "--where", "age; DROP TABLE items"), ("expected",)),
@@ -356,6 +357,11 @@ def test_a_query_that_is_no_picture_or_no_vector_is_told(vecstore: Call, place: 
     assert done.stderr.startswith("Error: ")
 
 
+def test_what_predict_refuses_leaves_no_header_behind(vecstore: Call, place: Path, tmp_path: Path) -> None:
+    _refused(vecstore("predict", place / "chest.vecs", "pneumonia", tmp_path / "nofile.png"), 1, "nofile.png")
+    _refused(vecstore("predict", place / "chest.vecs", "pneumonia", "--where", "ege > 1"), 2, "no column ege")
+
+
 def test_a_probe_refuses_another_encoder(vecstore: Call, place: Path) -> None:
     done = vecstore("predict", place / "chest.vecs", "pneumonia", place / "query.png", "--encoder", "fake:16")
     _refused(done, 1, "fingerprint", "expected vectors of the space fake-64", "--encoder fake:64")
@@ -398,7 +404,7 @@ def test_one_class_only_is_told_when_labelled_and_when_trained(vecstore: Call, s
 def test_labels_that_are_no_labels_are_told_or_counted(vecstore: Call, store: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     done = _label(vecstore, store, table, ((i, ("nan", "", "NaN")[i % 3]) for i in range(60)))
-    _refused(done, 1, "no row of t.csv gives an item a label (60 rows", "expected keys such as")
+    _refused(done, 1, "60 of 60 keys fit (rule: exact locator), but the column 'label' is empty", "--value COLUMN")
     done = _label(vecstore, store, table, ((i, "nan" if i < 6 else _pairs(i)) for i in range(60)))
     assert done.exit_code == 0
     assert re.search(r"^rows without a value, or with an ignored one +6$", done.stdout, re.M)

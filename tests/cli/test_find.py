@@ -58,11 +58,14 @@ def test_examples_filters_and_groups_have_their_options(vecstore: Call, store: P
     bad = vecstore("search", store, 1, "--ids", "7,x")
     assert bad.exit_code == 2 and "expected ids with commas between" in bad.stderr
     several = vecstore("search", store, 1, "20", "--unlike", "40", "-k", 3)
+    assert " of their own groups left out" in several.stderr
     assert several.exit_code == 0 and "archive: 000.png, archive: 019.png, not archive: 039.png: 3 of" in several.stderr
     far = _lines(vecstore("search", store, 1, "--farthest", "-k", 5, "--json"))
     assert [row["score"] for row in far] == sorted(row["score"] for row in far)
     varied = _lines(vecstore("search", store, 1, "--diverse", "0.5", "--metric", "standard", "-k", 5, "--json"))
     assert len(varied) == 5
+    assert "not by score alone" in vecstore("search", store, 1, "--diverse", "0.5").stderr
+    assert "not by score alone" not in vecstore("search", store, 1).stderr
     page = tmp_path / "similar.html"
     assert vecstore("search", store, 1, "20", "--html", page).exit_code == 0
     assert "several examples" in page.read_text()
@@ -76,10 +79,14 @@ def test_a_probe_speaks_in_every_output(vecstore: Call, store: Path) -> None:
     told = list(csv.DictReader(io.StringIO(vecstore(*arguments, "--csv").stdout)))
     assert float(told[0]["p_pneumonia"]) == first["predictions"]["pneumonia"]
     # The task has a class of its own name: label and probability are two columns.
-    head, *lines = (line.split() for line in vecstore(*arguments).stdout.splitlines())
-    assert head[-3:] == ["pneumonia", "p_normal", "p_pneumonia"]
-    assert lines[0][-3] == first["labels"]["pneumonia"]
-    assert float(lines[0][-1]) == round(first["predictions"]["pneumonia"], 4)
+    done = vecstore(*arguments)
+    head, *lines = (line.split() for line in done.stdout.splitlines())
+    assert head[-4:] == ["pneumonia", "p_normal", "p_pneumonia", "in_training"]
+    assert lines[0][-4] == first["labels"]["pneumonia"]
+    assert float(lines[0][-2]) == round(first["predictions"]["pneumonia"], 4)
+    assert (first["in_training"], told[0]["in_training"], lines[0][-1]) == (True, "yes", "yes")
+    assert "note: the model was trained on 2 of the 2 hits" in done.stderr
+    assert "in_training" not in vecstore("search", store, 1, "--csv").stdout
 
 
 @pytest.mark.parametrize("options", [[], ["--farthest"], ["--diverse", "0.4"], ["--by", "patient_id", "--unique"]])
@@ -98,7 +105,7 @@ def test_all_outputs_tell_the_same(vecstore: Call, store: Path, tmp_path: Path, 
         )
         assert (row["exact"], row["recall"]) == (True, None)
     head, *lines = vecstore(*arguments).stdout.splitlines()
-    assert head.split() == [*names, "pneumonia", "p_normal", "p_pneumonia"]
+    assert head.split() == [*names, "pneumonia", "p_normal", "p_pneumonia", "in_training"]
     assert [line.split()[:2] for line in lines] == [[str(row["rank"]), str(row["item_id"])] for row in rows]
     html = page.read_text()
     cards = re.findall(r'Rank (\d+)</span> <strong>(-?[\d.]+)<.*?<h3 title="([^"]+)">', html, re.S)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
-from vecstore_cli.learn import _by_chance
+from vecstore_cli.learn import _by_chance, _classes_told, _interval
 
 Call = Callable[..., Result]
 
@@ -38,6 +39,14 @@ def test_evaluate_prints_figures_thresholds_and_subgroups(vecstore: Call, place:
     hidden = json.loads(vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100, "--json").stdout)
     cells = hidden["assessment"]["subgroups"][0]["cells"]
     assert [(cell["n"], cell["auc"], cell["suppressed"]) for cell in cells] == [(None, None, True)] * 2
+    text = vecstore("evaluate", store, "pneumonia", *options[:2], "--min-cell", 100).stdout
+    assert "sex: 2 values are suppressed, in fewer than 100 groups: F, M\n" in text
+
+
+def test_intervals_and_empty_sets_can_be_read() -> None:
+    assert _interval([-0.484, -0.2]) == " (-0.484 to -0.200)" and _interval([-0.053, 0.122]) == " (-0.053 to 0.122)"
+    assert _interval([0.1, 0.2]) == " (0.100-0.200)" and _interval(None) == ""
+    assert [_classes_told(names) for names in (None, (), ("a", "b"))] == ["", "{}", "a;b"]
 
 
 def test_of_one_class_nothing_is_reached_by_chance() -> None:
@@ -52,7 +61,16 @@ def test_compare_says_which_differences_are_real(vecstore: Call, store: Path) ->
     done = vecstore("compare", store, "pneumonia")
     assert done.exit_code == 0, done.output
     assert "2 models on the same 60 rows in 20 groups, out-of-fold" in done.stdout
-    assert "1 less 2: auc" in done.stdout and "real" in done.stdout
+    assert re.search(r"^1 less 2: auc .*, p 1.000, Holm 1.000: not shown to differ$", done.stdout, re.M), done.stdout
+    brier = vecstore("compare", store, "pneumonia", "--metric", "brier").stdout
+    assert re.search(r"^1 less 2: .*, p ≤ 0.001, Holm ≤ 0.001: excludes 0, after Holm too$", brier, re.M), brier
+    head, *models = done.stdout.splitlines()[1:4]
+    assert "calibrated by" in head and sorted(line.split()[3] for line in models) == ["nothing", "platt"]
+    info = json.loads(vecstore("info", store, "--json").stdout)["models"]
+    assert [(one["level"], one["calibration"]) for one in info] == [(None, None), (None, "platt")]
+    for verb in ("predict", "label-errors"):
+        assert "model 2 (knn), the newest of 2; another: --model ID\n" in vecstore(verb, store, "pneumonia").stderr
+        assert "newest" not in vecstore(verb, store, "pneumonia", "--model", 1).stderr
     found = json.loads(vecstore("compare", store, "pneumonia", "--models", "1,2", "--json").stdout)
     assert {one["model_id"]: one["calibration"] for one in found["models"]} == {1: None, 2: "platt"}
     assert {"first", "second", "value", "interval", "p", "p_holm", "real", "delong"} == set(found["pairs"][0])
@@ -62,9 +80,9 @@ def test_predict_adds_columns_where_a_coverage_is_asked_for(vecstore: Call, plac
     arguments = ("predict", place / "chest.vecs", "pneumonia", place / "query.png", "--coverage", "0.8")
     (row,) = csv.DictReader(vecstore(*arguments).stdout.splitlines())
     assert list(row)[-3:] == ["set", "similarity", "unfamiliar"]
-    assert set(filter(None, row["set"].split(";"))) <= {"normal", "pneumonia"} and row["unfamiliar"] in ("yes", "no")
+    assert set(row["set"].split(";")) - {"{}"} <= {"normal", "pneumonia"} and row["unfamiliar"] in ("yes", "no")
     told = json.loads(vecstore(*arguments, "--json").stdout)
-    assert ";".join(told["set"]) == row["set"] and told["unfamiliar"] == (row["unfamiliar"] == "yes")
+    assert (";".join(told["set"]) or "{}") == row["set"] and told["unfamiliar"] == (row["unfamiliar"] == "yes")
     plain = vecstore("predict", place / "chest.vecs", "pneumonia", place / "query.png")
     assert "set" not in plain.stdout.splitlines()[0].split(",")
 

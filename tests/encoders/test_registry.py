@@ -23,6 +23,14 @@ def test_an_unknown_name_lists_what_there_is_and_guesses() -> None:
     with pytest.raises(NotFound, match="no encoder 'tochvision:resnet50'; expected a name like one of: bundled, ") as e:
         open_encoder("tochvision:resnet50")
     assert str(e.value).endswith("did you mean torchvision:resnet50/IMAGENET1K_V2?")
+    assert "fake:64" not in str(e.value)
+    for name, family in (
+        ("resnet50", "torchvision:"),
+        ("ViT-B-16", "open_clip:"),
+        ("vit_base_patch14_dinov2", "timm:"),
+    ):
+        with pytest.raises(NotFound, match=f"did you mean {family}"):
+            open_encoder(name)
 
 
 def test_a_third_party_registers_a_family() -> None:

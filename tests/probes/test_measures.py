@@ -280,8 +280,19 @@ def test_what_can_not_be_asked_is_said(options: dict[str, Any], fact: str) -> No
 
 def test_one_prevalence_is_not_enough_for_several_classes() -> None:
     y, p = noisy(30, 3)
-    with pytest.raises(DataError, match=r"one prevalence, 0.1, for 3 classes; expected a number per class"):
+    with pytest.raises(
+        DataError, match=r"one prevalence, 0.1, for 3 classes; expected one for each of: a, b, c"
+    ) as told:
         measure(y, p, list("abc"), "multi-class", prevalence=0.1)
+    assert told.value.do == "repeat it: --prevalence a=… --prevalence b=… …"
+
+
+def test_of_two_classes_the_prevalence_of_one_says_that_of_the_other() -> None:
+    y, p = noisy(30, 2)
+    told = [
+        measure(y, p, ["n", "y"], "binary", prevalence=share, n_boot=0) for share in (0.25, {"y": 0.25}, {"n": 0.75})
+    ]
+    assert told[0] == told[1] == told[2] and told[0].prevalence == {"y": 0.25}
 
 
 def test_without_tuning_rows_there_are_no_operating_points_and_that_is_said() -> None:

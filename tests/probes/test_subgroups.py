@@ -110,6 +110,11 @@ def test_ages_are_cut_in_bands_other_numbers_at_quartiles_and_few_kinds_not_at_a
     assert [cell.value for cell in own.cells] == ["< 65", ">= 65"] and own.cells[0].n == sum(age < 65 for age in ages)
 
 
+def test_stray_blanks_make_no_value_of_their_own() -> None:
+    places = [("Riccione, Italy", " Riccione, Italy ", "Rimini")[i % 3] for i in range(N)]
+    assert [cell.value for cell in _judge(places, column="location").cells] == ["Riccione, Italy", "Rimini"]
+
+
 def test_several_classes_are_the_mean_over_those_with_rows_on_both_sides() -> None:
     rng = np.random.default_rng(0)
     y, p = rng.integers(0, 3, 300), rng.random((300, 3))

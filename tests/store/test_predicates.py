@@ -179,7 +179,7 @@ REFUSED = [
     ('sex = "F"', 'there is no column "F"; .*text stands in single quotes'),
     ('"aeg" = 1', 'there is no column "aeg"; .*did you mean age'),
     ("modalty = 'DX'", "there is no column modalty; .*did you mean Modality"),
-    ("sex = F", "there is no column F"),
+    ("sex = F", "there is no column F; .*text needs quotes: 'F'; there are: item, source, locator, .*sex"),
     ("sex = 'F", "a string or name that begins with ' does not end"),
     ('"sex = 1', 'a string or name that begins with " does not end'),
     ("note LIKE '" + "%a" * 200 + "'", "LIKE or GLOB pattern too complex"),

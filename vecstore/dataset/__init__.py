@@ -207,11 +207,13 @@ def dataset(
         rows = _pooled_rows(rows, units, found, names, on_conflict, notes)
     rows = _official_split(rows, notes, "items" if units is None else "units")
     if wanted is None:
+        if only is None:
+            _check_training_part(found, rows, notes)
         rows, names = _small_classes(rows, names, min_groups, notes)
     present = [name for name, count in zip(names, _counts(rows.y, len(names)), strict=True) if count]
     alone = found.kind != "multi-label" and len(present) < 2 and only is None  # what is only scored may have one class
     if not len(rows.items) or not names or alone:
-        told = f" ({'; '.join(notes)})" if notes else ""
+        told = f" ({'; '.join(map(_cut, notes))})" if notes else ""
         raise DataError(
             f"task {found.name!r}: {len(rows.items)} items, in the classes: {', '.join(present) or 'none'}{told}",
             expected="at least two classes",
@@ -317,6 +319,22 @@ def _told(units: Units) -> list[str]:
     return [f"{alone} items without {units.column}: each is a unit of its own"] if alone else []
 
 
+_MOST_NAMED = 10
+"""Classes that an error names."""
+
+
+def _cut(text: str) -> str:
+    """A list after a colon, cut to a few: an error is one line.
+
+    >>> _cut("one of: " + ", ".join(map(str, range(13))))
+    'one of: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more'
+    """
+    head, colon, entries = text.partition(": ")
+    names = entries.split(", ")
+    more = len(names) - _MOST_NAMED
+    return f"{head}{colon}{', '.join(names[:_MOST_NAMED])} and {more} more" if more > 0 else text
+
+
 def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | None:
     if classes is None:
         return None
@@ -324,7 +342,7 @@ def _wanted_classes(task: Task, classes: Sequence[str] | None) -> list[str] | No
         if name not in task.classes:
             raise NotFound(
                 f"task {task.name!r} has no class {name!r}",
-                expected=f"one of: {', '.join(task.classes)}",
+                expected=_cut(f"one of: {', '.join(task.classes)}"),
                 do="--classes A,B",
             )
     return [name for name in task.classes if name in set(classes)]
@@ -374,6 +392,17 @@ def _official_split(rows: _Rows, notes: list[str], what: str) -> _Rows:
     if (rows.parts == _VAL).any():
         notes.append("the official val part joins training for choosing and refit")
     return rows.only(placed & ~leaking)
+
+
+def _check_training_part(task: Task, rows: _Rows, notes: Sequence[str]) -> None:
+    """Refuse labels that are all in the official test part: no number of groups would help."""
+    if len(rows.items) and (rows.parts == _TEST).all():
+        told = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(
+            f"task {task.name!r}: all {len(rows.items)} labels are in the test part{told}",
+            expected="labelled items in the training part",
+            do="label some there, or import the labels without --split-column to evaluate out of fold",
+        )
 
 
 def _small_classes(rows: _Rows, names: list[str], min_groups: int, notes: list[str]) -> tuple[_Rows, list[str]]:

@@ -185,7 +185,7 @@ def merge_labels(
         raise LabelConflict(
             f"task {task!r}: {int(differing.sum())} units of {units.column} have pictures that disagree: {told}",
             expected="one label per unit",
-            do="choose: --on-conflict first, any or drop",
+            do=f"choose: --on-conflict {'first or drop' if kind == 'multi-class' else 'first, any or drop'}",
         )
     torn, merged_parts = _first_known(parts.astype(np.float64), units)
     if torn.any() and on_conflict in ("error", "any"):

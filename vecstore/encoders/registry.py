@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -141,13 +142,25 @@ def open_encoder(
 
 
 def _unknown(name: str, families: dict[str, Family]) -> NotFound:
+    known = [family for family in families.values() if family.name != "fake"]  # it is for tests
     near = get_close_matches(name.partition(":")[0], families, n=1)
-    examples = ", ".join(family.example for family in families.values())
+    meant = families[near[0]].example if near else _of_architecture(name, known)
     return NotFound(
         f"no encoder {name!r}",
-        expected=f"a name like one of: {examples}",
-        do=f"did you mean {families[near[0]].example}?" if near else "",
+        expected=f"a name like one of: {', '.join(family.example for family in known)}",
+        do=f"did you mean {meant}?" if meant else "",
     )
+
+
+def _of_architecture(name: str, known: Sequence[Family]) -> str:
+    """The example of a family whose networks are named like this; "" where there is none.
+
+    >>> _of_architecture("resnet50", list_encoders())
+    'torchvision:resnet50/IMAGENET1K_V2'
+    """
+    networks = {re.split("[/.]", family.example.partition(":")[2])[0]: family.example for family in known}
+    near = get_close_matches(re.split("[/.]", name)[0], networks, n=1, cutoff=0.7)
+    return networks[near[0]] if near else ""
 
 
 def _weights_file(weights: str | os.PathLike[str] | None) -> Path | None:

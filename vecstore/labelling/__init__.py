@@ -137,6 +137,17 @@ def import_table(
         unsure = unsure.of_classes(rows, ignored, positive, before)
     per_item = rows.merge(items, _Reading(form, frozenset(ignored), unsure, delimiter), on_conflict, positive)
     if not per_item:
+        fitting = rows.total - rows.unmatched
+        if fitting and not rows.conflicts:  # the keys are right
+            held = (
+                f"the columns {', '.join(rows.values)} are" if form == "flags" else f"the column {rows.values[0]!r} is"
+            )
+            raise DataError(
+                f"no row of {rows.name} gives an item a label: {fitting} of {rows.total} keys fit (rule: {rows.rule}),"
+                f" but {held} empty there{' (or ignored, or uncertain)' if ignored or unsure.values else ''}",
+                expected="labels in the rows whose keys fit",
+                do="name the column that holds them: --value COLUMN",
+            )
         raise DataError(
             f"no row of {rows.name} gives an item a label ({rows.total} rows, rule: {rows.rule})",
             expected=f"keys such as {', '.join(map(repr, items.locators[:3]))}",
@@ -200,8 +211,16 @@ def import_table(
         examples={"unmatched_rows": rows.unmatched_examples, "unlabelled_items": missing[:_EXAMPLES]},
         uncertain=rows.uncertain,
         uncertain_policy=uncertain_policy,
-        notes=[*rows.notes, *_identity_notes(rows.columns)],
+        notes=[*rows.notes, *_identity_notes(rows.columns), *_fraction_notes(kind, classes)],
     )
+
+
+def _fraction_notes(kind: TaskKind, classes: Sequence[str]) -> list[str]:
+    """Measured values that were taken for classes."""
+    if kind != "multi-class" or not all(map(is_real, classes)) or all(map(is_integer, classes)):
+        return []
+    told = f"the {len(classes)} classes are numbers with fractions"
+    return [f"{told}: if they are measured, import bands of them instead"]
 
 
 def _identity_notes(columns: Iterable[str]) -> list[str]:
@@ -487,7 +506,7 @@ class _Rows:
                 f"{self.name}: {len(conflicts)} items have rows that disagree (joined by {self.rule}):"
                 f" {self._examples(items, conflicts)}",
                 expected="one label per item",
-                do="choose: --on-conflict first, any or drop"
+                do=f"choose: --on-conflict {_resolving(conflicts.values(), reading.form, positive)}"
                 + ("; or is another column the picture's path or id? --key COLUMN" if "column" in self.rule else ""),
                 items=list(conflicts),
             )
@@ -527,6 +546,18 @@ class _Rows:
         if len(self.values) > 1:
             texts = tuple(name for name, text in zip(self.values, texts, strict=True) if text == "1") or ("none",)
         return ";".join(texts) + (f" ({entry.split})" if entry.split else "")
+
+
+def _resolving(conflicts: Iterable[Sequence[_Entry]], form: _Form, positive: str | None) -> str:
+    """Which rules can resolve conflicts: two parts have no union, and of one label `any` takes the positive one."""
+    told = list(conflicts)
+    if any(len({entry.split for entry in entries}) > 1 for entries in told):
+        return "first or drop"
+    if form != "one" or positive is not None:
+        return "first, any or drop"
+    if all(any(entry.texts[0].lower() in POSITIVE for entry in entries) for entries in told):
+        return "first, any or drop"
+    return "first or drop, or any with --positive VALUE"
 
 
 def _canonical_texts(cells: Iterable[Any]) -> list[str]:

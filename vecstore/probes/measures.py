@@ -173,6 +173,8 @@ def measure(
         if not 0 < share < 1:
             raise DataError(f"{name}={share}", expected="more than 0 and less than 1", do=f"pass {name}=0.9")
     shown = shown_columns(names, kind)
+    if kind == "binary" and isinstance(prevalence, Mapping) and list(prevalence) == names[:1]:
+        prevalence = 1 - float(prevalence[names[0]])  # of two classes one says the other
     stated = _stated(prevalence, [names[k] for k in shown], kind)
     order = _ordered(ordinal, names, kind)
     notes: list[str] = []
@@ -504,8 +506,8 @@ def _stated(prevalence: float | Mapping[str, float] | None, labels: list[str], k
         if kind == "multi-class":
             raise DataError(
                 f"one prevalence, {prevalence}, for {len(labels)} classes",
-                expected="a number per class",
-                do=f"pass {{'{labels[0]}': …}}, or --prevalence {labels[0]}=…",
+                expected=f"one for each of: {', '.join(labels[:10])}{' …' if len(labels) > 10 else ''}",
+                do=f"repeat it: {' '.join(f'--prevalence {name}=…' for name in labels[:2])} …",
             )
         prevalence = dict.fromkeys(labels, prevalence)
     strange = [name for name in prevalence if name not in labels]

@@ -234,7 +234,7 @@ def _default_edges(column: str, known: DoubleArray) -> list[float] | None:
 
 
 def _text(value: Value) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _rank(value: Value, numeric: bool) -> tuple[float, str]:

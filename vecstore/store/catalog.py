@@ -427,8 +427,9 @@ class Catalog:
         with os_errors(str(path)):
             there = path.is_file() and path.stat().st_size > 0
         if not there:
+            what = "is not a store (no catalog.sqlite in it)" if path.parent.exists() else "does not exist"
             raise NotAStore(
-                f"{path.parent} is not a store (no catalog.sqlite in it)",
+                f"{path.parent} {what}",
                 expected="a folder made by: vecstore ingest ARCHIVE --store STORE",
             )
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

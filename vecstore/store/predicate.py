@@ -248,9 +248,15 @@ def _authorizer() -> Callable[[int, str | None, str | None, str | None, str | No
     return authorize
 
 
+_MOST_NAMED = 12
+
+
 def _explained(text: str, error: str, known: Sequence[str]) -> PredicateRefused:
     if match := re.match(r"no such column: (.*)", error):
-        return _refused(text, f"there is no column {match[1]}", _near(match[1], known))
+        name, more = match[1], len(known) - _MOST_NAMED
+        there = f"{', '.join(known[:_MOST_NAMED])}{f' and {more} more' if more > 0 else ''}"
+        do = _near(name, known) or f"text needs quotes: '{name}'"
+        return _refused(text, f"there is no column {name}", f"{do}; there are: {there}")
     if error == "interrupted":
         return _refused(text, f"it takes longer than {DEADLINE_SECONDS:.0f} s")
     return _refused(text, error)
