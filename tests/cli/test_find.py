@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from click.testing import Result
 from scipy.sparse import load_npz
 
+from vecstore.report.page import probability
 from vecstore.store import Store
 from vecstore.store.append import Batch, Picture, append
 
@@ -112,7 +114,7 @@ def test_all_outputs_tell_the_same(vecstore: Call, store: Path, tmp_path: Path, 
     assert cards == [(str(row["rank"]), f"{row['score']:.4f}", row["locator"]) for row in rows]
     for row in rows:
         likelier = max(row["predictions"], key=lambda name: row["predictions"][name])
-        assert f"<dt>predicted {likelier}</dt><dd><bdi>{row['predictions'][likelier]:.3f}" in html
+        assert f"<dt>predicted {likelier}</dt><dd><bdi>{escape(probability(row['predictions'][likelier]))}" in html
 
 
 def test_no_column_takes_the_place_of_another(vecstore: Call, store: Path, tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_an_index_is_built_updated_and_described(vecstore: Call, store: Path) ->
     assert json.loads(coded.stdout.splitlines()[-1])["kind"] == "coded"
     assert "recall   not measured: too few vectors" in vecstore("index", "update", store).stdout
     small = vecstore("index", "build", store, "--memory", "1kB")
-    assert small.exit_code == 2 and "no index of 60 vectors of length 64 fits into 0.00 GB" in small.stderr
+    assert small.exit_code == 2 and "no index of 60 vectors of length 64 fits into 1 kB" in small.stderr
 
 
 def test_search_is_judged_by_labels(vecstore: Call, store: Path) -> None:

@@ -141,7 +141,10 @@ def test_a_level_is_told_by_its_units(vecstore: Call, store: Path, place: Path) 
     assert "trained on 20 of these units" in stored.stderr
     new = vecstore("predict", store, "pneumonia", place / "query.png")
     assert new.stdout.splitlines()[0] == "item,class,probability_normal,probability_pneumonia"
-    assert new.stderr == "note: the model is of the level patient_id; each new picture is scored by itself\n"
+    assert new.stderr == (
+        "model 2 (knn), the newest of 2; another: --model ID\n"
+        "note: the model is of the level patient_id; each new picture is scored by itself\n"
+    )
 
 
 def test_two_spaces_are_told_together(vecstore: Call, store: Path, place: Path) -> None:
