@@ -228,8 +228,8 @@ class CodedIndex(Index):
         queries = self._take(rows)
         truth = exact_neighbours(self._take, n, rows, queries, K)
         near = np.einsum("qkd,qd->qk", self._take(truth), queries)
-        # Twice as far from the usual as the farthest of them: hardly any query of their kind is beyond.
-        lowest = [round(float(score), 6) for score in 2 * near.min(axis=0) - np.median(near, axis=0)]
+        # Half as far again from the usual as the farthest of them: hardly any query of their kind is beyond.
+        lowest = [round(float(score), 6) for score in 1.5 * near.min(axis=0) - 0.5 * np.median(near, axis=0)]
         # A little more than asked for, so that the other half, and queries to come, reach it too.
         aim = asked + 0.3 * (1 - asked)
         most = PER_HIT[-1]
