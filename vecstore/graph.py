@@ -170,14 +170,14 @@ def neighbors(
                 part = slice(start, start + _BLOCK)
                 vectors = engine.vectors(opened, chosen, contents[some[part]])
                 own = [[int(item)] for item in ids[some[part]]]
-                hits = engine.find(vectors, count, may, own, whole=recall == 1)
+                hits = engine.find(vectors, count, may, own, whole=recall is not None)
                 near[part] = np.searchsorted(ids, [[hit.item for hit in of_one] for of_one in hits])
                 far[part] = [[1 - hit.score for hit in of_one] for of_one in hits]
                 if count == k:
                     told.step(len(hits))
             return near, far
 
-        reached, exact = engine.recall, engine.exact or recall == 1
+        reached, exact = engine.recall, engine.exact or recall is not None
         by_pairs = None
         if recall is not None and recall < 1:
             by_pairs = pairs_of(opened, chosen, engine, contents, k, recall, told)
