@@ -39,6 +39,7 @@ from vecstore.index.exact import (
     scan_rows,
     useful_candidates,
 )
+from vecstore.index.halves import largest, products
 from vecstore.index.recall import PER_HIT, K, Recall, exact_neighbours, held_out, measured, positions, without
 from vecstore.index.together import nearest
 from vecstore.records import BoolArray, FloatArray, IntArray
@@ -51,7 +52,7 @@ BLOCK_ROWS = 65_536
 TRAIN_ROWS = 20_000
 """Random rows that codes and projections are learned from; cells need more, see `_training_rows`."""
 
-RESCORED_QUERIES = 4
+RESCORED_QUERIES = 8
 """Queries re-scored at a time: their candidates stay in the processor's cache."""
 
 MANY_QUERIES = 16
@@ -67,6 +68,12 @@ CODES: Mapping[str, Callable[[int], str]] = {
     "half": lambda dim: "SQfp16",
 }
 """faiss's name of each code, for vectors of a length. rabitq: 1 bit a dimension; pq: 2; sq8: 8; half: 16, a float."""
+
+SCANNED_QUERIES = 8
+"""Up to so many are compared with the rows as they are stored; for more the rows are made float32 once for all."""
+
+SCANNED_SPARE = 256
+"""Candidates fetched beyond `k`, because the rows as they are stored are not quite of length 1."""
 
 TOGETHER_FROM = 16
 """Queries from which on cells of "half" are compared with all their visitors at once."""
@@ -375,7 +382,24 @@ class CodedIndex(Index):
         rows = np.arange(len(self._ids)) if may is None else np.flatnonzero(may)
         if len(queries) <= RESCORED_QUERIES and len(rows) <= FEW_ALLOWED:
             return self._rescored(queries, np.broadcast_to(rows, (len(queries), len(rows))), k)
+        if len(queries) <= SCANNED_QUERIES and len(rows) >= len(self._ids) // 8:
+            return self._scanned(queries, k, may, rows)
         return scan_rows(self._take, self._ids, queries, k, rows)
+
+    def _scanned(self, queries: FloatArray, k: int, may: BoolArray | None, rows: IntArray) -> Hits:
+        """The same for few queries: products with the rows as they are stored, and proof that they found the best."""
+        count = min(k + SCANNED_SPARE, len(rows))
+        raw, near = largest(self._half, np.ascontiguousarray(queries), count, may)
+        found = self._rescored(queries, near, k)
+        if count == len(rows):
+            return found
+        # What was passed over has at most the last product, and scores that times the reciprocal of its length.
+        last = raw[:, -1].astype(np.float64)
+        most = np.maximum(last * self._inverse.max(), last * self._inverse.min()) + float32_error(self.dim)
+        unsure = (most >= found[1][:, -1]) | (found[1][:, -1] <= -1)  # clamping makes ties at -1
+        if unsure.any():
+            found[0][unsure], found[1][unsure] = scan_rows(self._take, self._ids, queries[unsure], k, rows)
+        return found
 
     def _take(self, rows: IntArray) -> FloatArray:
         """Vectors as they are compared; rows of any shape."""
@@ -398,15 +422,15 @@ class CodedIndex(Index):
         """The best `k` of the candidates by the vectors themselves: in float32 first, what is near in float64."""
         found = no_hits(len(queries), k)
         error = 2 * float32_error(self.dim)
+        some = np.maximum(rows, 0)
+        near = products(self._half, np.ascontiguousarray(queries), some) * self._inverse[some]
+        near[rows < 0] = -np.inf
+        order = np.argsort(-near, axis=1, kind="stable")
+        near, rows = np.take_along_axis(near, order, axis=1), np.take_along_axis(rows, order, axis=1)
         for start in range(0, len(queries), RESCORED_QUERIES):
             part = slice(start, start + RESCORED_QUERIES)
-            some = np.maximum(rows[part], 0)
-            near = np.matmul(single(self._half[some]), queries[part, :, None])[:, :, 0] * self._inverse[some]
-            near[rows[part] < 0] = -np.inf
-            order = np.argsort(-near, axis=1, kind="stable")
-            useful = useful_candidates(np.take_along_axis(near, order, axis=1), k, error)
-            nearest = np.take_along_axis(rows[part], order[:, :useful], axis=1)
-            hits = best(*rescored(self._take, self._ids, queries[part], nearest), k)
+            useful = useful_candidates(near[part], k, error)
+            hits = best(*rescored(self._take, self._ids, queries[part], rows[part, :useful]), k)
             found[0][part], found[1][part] = hits
         return found
 
