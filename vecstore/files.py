@@ -12,6 +12,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -104,6 +105,50 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class BlockSha256:
+    """SHA-256 of one block; of several, SHA-256 over theirs: threads can compute it side by side.
+
+    Examples
+    --------
+    >>> digest = BlockSha256()
+    >>> digest.update(b"short"), digest.hexdigest() == hashlib.sha256(b"short").hexdigest()
+    (None, True)
+    """
+
+    BLOCK = 16 << 20
+
+    def __init__(self) -> None:
+        self._digests: list[bytes] = []
+        self._open, self._filled = hashlib.sha256(), 0
+
+    def update(self, data: Any) -> None:
+        """Add bytes."""
+        view = memoryview(data).cast("B")
+        while view.nbytes:
+            if self._filled == self.BLOCK:
+                self._digests.append(self._open.digest())
+                self._open, self._filled = hashlib.sha256(), 0
+            part = view[: self.BLOCK - self._filled]
+            self._open.update(part)
+            self._filled += part.nbytes
+            view = view[part.nbytes :]
+
+    def hexdigest(self) -> str:
+        """Of what was added so far."""
+        return self._of([*self._digests, self._open.digest()])
+
+    @classmethod
+    def of(cls, data: memoryview) -> str:
+        """The same of bytes that are all there, by several threads."""
+        starts = range(0, max(data.nbytes, 1), cls.BLOCK)
+        with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1, 8)) as pool:
+            return cls._of(list(pool.map(lambda at: hashlib.sha256(data[at : at + cls.BLOCK]).digest(), starts)))
+
+    @staticmethod
+    def _of(digests: list[bytes]) -> str:
+        return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 def locator_part(name: str) -> str:
     """A file name as part of a locator: NFC, and bytes that are not UTF-8 percent-encoded.
 
@@ -191,9 +236,9 @@ class HashingFile:
     It takes its final name only in `publish`, after its bytes are synced.
     """
 
-    def __init__(self, folder: Path, prefix: str = "tmp-") -> None:
+    def __init__(self, folder: Path, prefix: str = "tmp-", digest: Any = None) -> None:
         self.path = folder / f"{prefix}{os.getpid()}-{os.urandom(6).hex()}"
-        self.sha256 = hashlib.sha256()
+        self.sha256 = digest or hashlib.sha256()
         self.bytes = 0
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: IO[bytes] = os.fdopen(descriptor, "wb")

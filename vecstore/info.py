@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vecstore.store import Store
+from vecstore.store.catalog import visible
 
 
 def info(store: Store) -> dict[str, Any]:
@@ -21,7 +22,6 @@ def info(store: Store) -> dict[str, Any]:
         "format", "commit", "last_commit", "items", "contents", "failures", "bytes" (files of the store),
         "decode_rule", and lists of dicts: "sources", "spaces" (with "passport"), "tasks", "models", "columns".
     """
-    items = store.items()
     models = store.models()
     spaces = []
     for space in store.spaces():
@@ -45,18 +45,21 @@ def info(store: Store) -> dict[str, Any]:
         tasks.append(
             {"name": task.name, "kind": task.kind, "items": len({label.item for label in labels}), "classes": counts}
         )
-    per_source = Counter(items.sources)
-    kinds = dict(store.rows("SELECT name, kind FROM sources ORDER BY name"))
+    now = visible("s")
+    counted = dict(
+        store.rows(f"SELECT i.source, count(*) FROM states s JOIN items i ON i.id = s.item WHERE {now} GROUP BY 1")
+    )
+    sources = store.rows("SELECT id, name, kind FROM sources ORDER BY name")
     return {
         "format": store.catalog.meta["format"],
         "commit": store.commit,
         "last_commit": store.catalog.last_commit(),
-        "items": len(items),
-        "contents": len(set(items.contents.tolist())),
+        "items": sum(counted.values()),
+        "contents": store.rows(f"SELECT count(DISTINCT s.content) FROM states s WHERE {now}")[0][0],
         "failures": len(store.failures()),
         "bytes": _size(store.path),
         "decode_rule": json.loads(store.catalog.meta["decode_rule"]),
-        "sources": [{"name": name, "kind": kind, "items": per_source[name]} for name, kind in kinds.items()],
+        "sources": [{"name": name, "kind": kind, "items": counted.get(key, 0)} for key, name, kind in sources],
         "spaces": spaces,
         "tasks": tasks,
         "models": [

@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -355,7 +356,14 @@ def searcher(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> Search
 
 
 def _searcher(store: Store, space: Space, metric: str) -> Searcher:
-    found = _opened(store, space, metric)
+    # Digests are computed beside what SQLite does: both take about as long.
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(_opened, store, space, metric)
+        items = store.items()
+        found = opening.result()
+    if found is not None and len(found[2]["shards"]) == len(store.shards(space)):
+        index, fitted, _ = found  # of just these shards: what is in them need not be read
+        return Searcher(items, [index], index.ids, fitted)
     contents = store.embedded(space)
     if found is not None:
         index, fitted, _ = found
@@ -368,17 +376,17 @@ def _searcher(store: Store, space: Space, metric: str) -> Searcher:
                 parts.append(KINDS["exact"].build(tail, fitted.apply(store.vectors(space, tail))))
             if not index.exact and len(tail) > _TAIL_SHARE * len(contents):
                 notes.append(f"{len(tail)} vectors are newer than the index: run: vecstore index update {store.path}")
-            return Searcher(store.items(), parts, contents, fitted, notes)
+            return Searcher(items, parts, contents, fitted, notes)
         if isinstance(index, CodedIndex):
             asked = float(index.facts.get("asked", 0.99))
             built, fitted = _built(store, space, contents, metric, index.kind, index.design, asked)
             reached = built.recall if isinstance(built, CodedIndex) else None
             if reached is None or reached.value >= asked:
                 _save(store, space, built, fitted)
-                return Searcher(store.items(), [built], contents, fitted)
+                return Searcher(items, [built], contents, fitted)
     built, fitted = _built(store, space, contents, metric, "exact", None, 1.0)
     _save(store, space, built, fitted)
-    return Searcher(store.items(), [built], contents, fitted)
+    return Searcher(items, [built], contents, fitted)
 
 
 def _opened(store: Store, space: Space, metric: str) -> tuple[Index, Metric, dict[str, Any]] | None:

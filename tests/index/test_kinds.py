@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from vecstore.errors import DiskFull, NotWritable, StoreError
-from vecstore.files import sha256_file, write_file
+from vecstore.files import BlockSha256, sha256_file, write_file
 from vecstore.index.base import IndexUnusable, seal
 from vecstore.index.exact import ExactIndex
 from vecstore.index.kinds import KINDS, open_index
@@ -80,7 +81,7 @@ def test_an_opened_index_gives_the_same_hits_and_what_it_covers(
 
 def test_index_json_says_what_it_is(saved: Path) -> None:
     facts = json.loads((saved / "index.json").read_text())
-    assert facts["format"] == 3
+    assert facts["format"] == 4
     assert facts["kind"] == "exact"
     assert (facts["n"], facts["dim"]) == (40, 6)
     path = _file(saved, "index.rows")
@@ -144,7 +145,7 @@ def test_any_truncation_or_extension_is_found_before_faiss_reads(saved: Path, na
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": 1}, "format 1, this version reads 3"),
+        ({"format": 1}, "format 1, this version reads 4"),
         ({"kind": "tree"}, "kind 'tree', this version has exact, coded, cells"),
         ({"n": "40"}, "index.json was changed after it was written"),
         ({"covers": []}, "index.json was changed after it was written"),
@@ -168,6 +169,37 @@ def test_an_index_of_another_size_than_it_says_is_refused(saved: Path, changes: 
     _resealed(saved, **changes)
     with pytest.raises(IndexUnusable, match=r"1280 bytes of (39|40) rows of length [67]"):
         open_index(saved)
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1234])
+def test_a_digest_of_blocks_is_the_same_however_the_bytes_come(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BlockSha256, "BLOCK", 100)
+    data = np.random.default_rng(size).bytes(size)
+    whole, pieces = BlockSha256(), BlockSha256()
+    whole.update(data)
+    for start in range(0, size, 37):
+        pieces.update(data[start : start + 37])
+    assert whole.hexdigest() == pieces.hexdigest() == BlockSha256.of(memoryview(data))
+    blocks = [hashlib.sha256(data[at : at + 100]).digest() for at in range(0, max(size, 1), 100)]
+    assert whole.hexdigest() == (blocks[0].hex() if size <= 100 else hashlib.sha256(b"".join(blocks)).hexdigest())
+
+
+def test_a_flipped_bit_in_any_block_is_noticed(
+    tmp_path: Path, unit_rows: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockSha256, "BLOCK", 100)
+    ExactIndex.build(np.arange(12), unit_rows(12, 6)).save(tmp_path, COVERS)
+    path = _file(tmp_path, "index.rows")
+    good = path.read_bytes()
+    assert len(good) > 300 and len(open_index(tmp_path)[0].ids) == 12
+    for at in range(0, len(good), 90):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(IndexUnusable, match="has another SHA-256"):
+            open_index(tmp_path)
+    half = len(good) // 200 * 100
+    path.write_bytes(good[half:] + good[:half])
+    with pytest.raises(IndexUnusable, match="has another SHA-256"):
+        open_index(tmp_path)
 
 
 def _foreign(kind: str) -> bytes:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vecstore.errors import DataError, StoreError, UsageError
-from vecstore.files import HashingFile, canonical_json, make_folder, os_errors, sync_folder, write_file
+from vecstore.files import BlockSha256, HashingFile, canonical_json, make_folder, os_errors, sync_folder, write_file
 from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray
 
-FORMAT = 3
+FORMAT = 4
 """Raised when `index.json` or the meaning of the other files changes; another number is rebuilt, never converted."""
 
 UNIT_TOLERANCE = 0.01
@@ -181,7 +181,7 @@ class Index(ABC):
         files: dict[str, dict[str, Any]] = {}
         for suffix, write in self._files().items():
             with os_errors(str(folder)):
-                file = HashingFile(folder)
+                file = HashingFile(folder, digest=BlockSha256())
                 try:
                     write(file)
                     digest = file.sha256.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import re
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from vecstore.files import BlockSha256
 from vecstore.index.base import FORMAT, Index, IndexUnusable, seal
 from vecstore.index.cells import CellsIndex
 from vecstore.index.coded import CodedIndex
@@ -103,7 +103,7 @@ def _checked(folder: Path, told: Mapping[str, Any]) -> memoryview:
             mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
     except (OSError, ValueError) as error:
         raise IndexUnusable(folder, f"{name} can't be read: {error}") from error
-    if hashlib.sha256(mapped).hexdigest() != sha256:
+    if BlockSha256.of(mapped) != sha256:
         raise IndexUnusable(folder, f"{name} has another SHA-256 than index.json says")
     return mapped
 

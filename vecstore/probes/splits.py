@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from vecstore.errors import DataError
 from vecstore.records import BoolArray, DoubleArray, IntArray
@@ -56,6 +54,11 @@ def merge_groups(groups: npt.ArrayLike, contents: npt.ArrayLike | None = None) -
                 do="pass arrays of one length",
             )
         n_groups = int(codes.max(initial=-1)) + 1
+        if int(shared.max(initial=-1)) + 1 == len(codes):
+            return _by_appearance(codes)  # nothing is shared
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         size = n_groups + int(shared.max(initial=-1)) + 1
         edges = coo_array((np.ones(len(codes), np.int8), (codes, shared + n_groups)), shape=(size, size))
         codes = connected_components(edges, directed=False)[1][codes]
@@ -188,6 +191,8 @@ def numbered(values: npt.ArrayLike) -> IntArray:
     (array([1, 2, 0, 1, 3]), array([1, 2, 0]))
     """
     array = np.asarray(values).ravel()
+    if array.dtype.kind in "iu" and (array[1:] > array[:-1]).all():
+        return np.arange(len(array))  # a million of them need not be sorted
     if array.dtype.kind in "fcmM":
         missing = np.isnan(array) if array.dtype.kind in "fc" else np.isnat(array)
     elif array.dtype.kind == "O":
@@ -214,6 +219,8 @@ def is_missing(value: object) -> bool:
 
 
 def _by_appearance(codes: IntArray) -> IntArray:
+    if (codes[1:] > codes[:-1]).all():
+        return np.arange(len(codes))
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

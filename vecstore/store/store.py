@@ -29,6 +29,7 @@ from vecstore.store.columns import PSEUDONYMS, RESERVED_COLUMNS, describe
 from vecstore.store.thumbnails import Thumbnails
 
 _SWEEP_SECONDS = 24 * 3600
+_RANGE = 100_000  # item ids read in one piece: SQLite builds some MB of text
 _CHUNK = 500  # values in one IN list; SQLite allows far more, but each text is compiled once
 
 
@@ -311,7 +312,8 @@ class Store:
 
         rows = self.shards(space) if shards is None else shards
         parts = [read_contents(self.shard_path(space, s.sha256), space.dim, s.rows, s.bytes) for s in rows]
-        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+        contents = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+        return contents[np.diff(contents, prepend=-1) > 0]  # `np.unique` hashes first, which takes ten times as long
 
     def vectors(
         self, space: Space | Sequence[Space], contents: IntArray, dtype: npt.DTypeLike = np.float32
@@ -355,21 +357,51 @@ class Store:
             held = self._items[1]()
             if held is not None:
                 return held
-        rows = self.rows(
-            "SELECT s.item, s.content, src.name, i.locator FROM states s JOIN items i ON i.id = s.item"
-            f" JOIN sources src ON src.id = i.source WHERE {visible('s')} ORDER BY s.item"
-        )
-        if where is not None:
-            chosen = set(self.select(where).tolist())
-            rows = [row for row in rows if row[0] in chosen]
-        if source is not None:
-            rows = [row for row in rows if row[2].casefold() == source.casefold()]
-        ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-        contents = np.fromiter((row[1] for row in rows), np.int64, len(rows))
-        found = Items(ids, contents, [row[2] for row in rows], [row[3] for row in rows])
-        if where is None and source is None:
-            self._items = self.commit, ref(found)
+        found = self._read_items()
+        if where is not None or source is not None:
+            keep = np.ones(len(found), np.bool_)
+            if where is not None:
+                keep &= np.isin(found.ids, self.select(where), assume_unique=True)
+            if source is not None:
+                keep &= np.array([name.casefold() == source.casefold() for name in found.sources], np.bool_)
+            rows = np.flatnonzero(keep).tolist()
+            sources, locators = ([values[row] for row in rows] for values in (found.sources, found.locators))
+            return Items(found.ids[keep], found.contents[keep], sources, locators)
+        self._items = self.commit, ref(found)
         return found
+
+    def _read_items(self) -> Items:
+        """All items, a range of ids at a time: SQLite joins values to one text twice as fast as rows are fetched."""
+        names = dict(self.rows("SELECT id, name FROM sources"))
+        wanted = ["group_concat(item)", "group_concat(content)", "group_concat(source)", "json_group_array(locator)"]
+        if len(names) == 1:
+            wanted[2] = "''"
+        ids, contents = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        sources: list[str] = []
+        locators: list[str] = []
+        last = self.rows("SELECT max(item) FROM states")[0][0]
+        for first in range(0, (last or 0) + 1, _RANGE):
+            count, *values = self.rows(
+                f"SELECT count(*), {', '.join(wanted)} FROM"
+                " (SELECT s.item, s.content, i.source, i.locator FROM states s JOIN items i ON i.id = s.item"
+                " WHERE s.item >= :first AND s.item < :first + :range"
+                f" AND {visible('s')} ORDER BY s.item)",
+                first=first,
+                range=_RANGE,
+            )[0]
+            if not count:
+                continue
+            numbers = [np.fromstring(text, np.int64, sep=",") for text in values[:3]]
+            where: list[str] = json.loads(values[3])
+            if (np.diff(numbers[0]) < 0).any():  # SQLite promises no order within an aggregate
+                order = np.argsort(numbers[0])
+                numbers = [column[order] if len(column) else column for column in numbers]
+                where = [where[row] for row in order.tolist()]
+            ids.append(numbers[0])
+            contents.append(numbers[1])
+            sources += [*names.values()] * count if len(names) == 1 else [names[one] for one in numbers[2].tolist()]
+            locators += where
+        return Items(np.concatenate(ids), np.concatenate(contents), sources, locators)
 
     def select(self, where: str) -> IntArray:
         """Ids of items that fit a predicate over the metadata columns (and tasks).
