@@ -423,7 +423,9 @@ class CodedIndex(Index):
         found = no_hits(len(queries), k)
         error = 2 * float32_error(self.dim)
         some = np.maximum(rows, 0)
-        near = products(self._half, np.ascontiguousarray(queries), some) * self._inverse[some]
+        many = np.full(len(rows), rows.shape[1])
+        near = products(self._half, np.ascontiguousarray(queries), some.ravel(), many).reshape(rows.shape)
+        near *= self._inverse[some]
         near[rows < 0] = -np.inf
         order = np.argsort(-near, axis=1, kind="stable")
         near, rows = np.take_along_axis(near, order, axis=1), np.take_along_axis(rows, order, axis=1)

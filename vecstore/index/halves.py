@@ -17,27 +17,35 @@ from vecstore.records import BoolArray, FloatArray, IntArray
 faiss: Any = _faiss
 
 
-def products(half: HalfArray, queries: FloatArray, rows: IntArray) -> FloatArray:
+def products(half: HalfArray, queries: FloatArray, others: IntArray, many: IntArray) -> FloatArray:
     """Inner products of each query with rows of its own.
 
     Parameters
     ----------
     half : ndarray of shape (n, dim), float16, contiguous
     queries : ndarray of shape (n_queries, dim), float32, contiguous
-    rows : ndarray of shape (n_queries, c), int64
-        From 0 to n - 1.
+    others : ndarray of shape (m,), int64
+        Row numbers, those of the first query first.
+    many : ndarray of shape (n_queries,), int64
+        How many of them belong to each query.
 
     Returns
     -------
-    ndarray of shape (n_queries, c), float32
+    ndarray of shape (m,), float32
     """
+    widest, made, begin = int(many.max(initial=0)), np.empty(len(others), np.float32), 0
+    rows = np.empty((widest, half.shape[1]), np.float16)
     cell = _Cell(half.shape[1], None)
-    made, count = np.empty(rows.shape, np.float32), rows.shape[1]
-    found, places = np.empty(count, np.float32), np.empty(count, np.int64)
-    for query, some, out in zip(queries, rows, made, strict=True):
-        found.fill(-np.inf)
-        cell.scan(half.take(some, axis=0), query, found, places)
-        out[places] = found
+    found, places = np.empty(widest, np.float32), np.empty(widest, np.int64)
+    at = _addresses(rows, found, places)
+    for query, end in zip(queries, np.cumsum(many).tolist(), strict=True):
+        size = end - begin
+        if size:
+            half.take(others[begin:end], axis=0, out=rows[:size], mode="clip")
+            found[:size] = -np.inf
+            cell.scan(query, size, size, at)
+            made[begin:end][places[:size]] = found[:size]
+            begin = end
     return made
 
 
@@ -63,7 +71,7 @@ def largest(half: HalfArray, queries: FloatArray, count: int, may: BoolArray | N
     found = np.full((len(queries), count), -np.inf, np.float32)
     rows = np.full((len(queries), count), -1, np.int64)
     for place, query in enumerate(queries):
-        cell.scan(half, query, found[place], rows[place])
+        cell.scan(query, len(half), count, _addresses(half, found[place], rows[place]))
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
@@ -81,8 +89,13 @@ class _Cell:
         )
         self._loop.set_list(0, 0.0)
 
-    def scan(self, half: HalfArray, query: FloatArray, found: FloatArray, places: IntArray) -> None:
-        """Put the largest products into `found`, where -inf stands, and where they are into `places`; in no order."""
+    def scan(self, query: FloatArray, n: int, count: int, at: tuple[Any, Any, Any]) -> None:
+        """Put the `count` largest products of `n` rows where -inf stands, and which rows they are of; in no order."""
+        rows, found, places = at
         self._loop.set_query(faiss.swig_ptr(query))
-        codes = faiss.swig_ptr(half.view(np.uint8).reshape(-1))
-        self._loop.scan_codes(len(half), codes, None, faiss.swig_ptr(found), faiss.swig_ptr(places), len(found))
+        self._loop.scan_codes(n, rows, None, found, places, count)
+
+
+def _addresses(half: HalfArray, found: FloatArray, places: IntArray) -> tuple[Any, Any, Any]:
+    """Where rows lie, and where products and places go: found once, where they stay."""
+    return faiss.swig_ptr(half.view(np.uint8).reshape(-1)), faiss.swig_ptr(found), faiss.swig_ptr(places)

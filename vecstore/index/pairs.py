@@ -21,6 +21,7 @@ from vecstore.errors import DataError, UsageError
 from vecstore.index.base import HalfArray, best, clamped, single, unit_rows
 from vecstore.index.coded import principal
 from vecstore.index.exact import float32_error, rescored
+from vecstore.index.halves import products
 from vecstore.index.recall import Recall, exact_neighbours, measured
 from vecstore.index.together import nearest
 from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray, Progress, Silent
@@ -56,7 +57,7 @@ SAMPLE = 20_000
 SURVEY = (128, 8192)
 """Of them, and of all rows: pairs of which those are counted that would have to be scored."""
 
-RESCORING = 0.7e-6
+RESCORING = 0.4e-6
 PER_FLOP = 1 / 70e9
 PER_PAIR = 0.5e-9
 """Seconds of one core for a pair that is scored, for a multiplication and an addition each, for a comparison."""
@@ -70,12 +71,6 @@ PENDING = 8_000_000
 DENSE = 0.02
 """Share of a pair of cells beyond which whole vectors are multiplied: cheaper than scoring what came through."""
 
-IN_MEMORY = 1 << 30
-"""Bytes up to which all vectors are held as float32 beside float16: a third faster."""
-
-SCORED = 512
-"""Pairs scored at a time: their vectors stay in the processor's cache."""
-
 _TOGETHER = 8
 """Rows scored in float64 at a time."""
 
@@ -86,7 +81,6 @@ class _Rows:
 
     half: HalfArray
     inverse: FloatArray
-    wide: FloatArray | None
     starts: IntArray
     centres: FloatArray
     cell: IntArray
@@ -97,30 +91,16 @@ class _Rows:
         """Vectors as they are compared."""
         return unit_rows(self.half[rows])
 
-    def quick(self, rows: IntArray) -> FloatArray:
-        """Vectors to the precision of float32."""
-        if self.wide is not None:
-            return self.wide[rows]
-        return single(self.half[rows]) * self.inverse[rows, None]
-
     def of_cell(self, cell: int) -> FloatArray:
-        """Vectors of a cell."""
-        return self.quick(np.arange(self.starts[cell], self.starts[cell + 1]))
+        """Vectors of a cell to the precision of float32."""
+        part = slice(self.starts[cell], self.starts[cell + 1])
+        return single(self.half[part]) * self.inverse[part, None]
 
-    def scored(self, rows: IntArray, many: IntArray, others: IntArray) -> FloatArray:
-        """Products of rows with others, the first `many[0]` of these with the first row and so on: float32."""
-        products = np.empty(len(others), np.float32)
-        ends = np.cumsum(many)
-        first = 0
-        while first < len(rows):
-            begin = int(ends[first - 1]) if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, begin + SCORED, "right")))
-            wide, at = self.quick(others[begin : ends[last - 1]]), begin
-            for query, end in zip(self.quick(rows[first:last]), ends[first:last].tolist(), strict=True):
-                np.dot(wide[at - begin : end - begin], query, out=products[at:end])
-                at = end
-            first = last
-        return products
+    def scored(self, begin: int, many: IntArray, others: IntArray) -> FloatArray:
+        """Products of rows from `begin` on with others, the first `many[0]` with the first row and so on: float32."""
+        part = slice(begin, begin + len(many))
+        queries = single(self.half[part]) * self.inverse[part, None]
+        return products(self.half, queries, others, many) * self.inverse[others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,19 +233,19 @@ def _in_cells(vectors: HalfArray, directions: FloatArray, k: int, rng: np.random
     rows = _Rows(
         half,
         inverse,
-        single(half) * inverse[:, None] if 2 * half.nbytes <= IN_MEMORY else None,
         np.append(starts, n),
         faiss.downcast_index(coded.quantizer).reconstruct_n(0, cells)[cell[order][starts]],
         cell_of,
     )
     width = k + SPARE
-    everyone = np.arange(n)
     probe = max(round(cells * FIRST_CELLS), 1 + 4 * width // CELL_ROWS, 2)
     found = nearest(coded, projected, max(FIRST_PER_HIT * k, width) + 1, probe)
-    found[found == everyone[:, None]] = -1
+    found[found == np.arange(n)[:, None]] = -1
     real = found >= 0
     scores = np.full(found.shape, -np.inf, np.float32)
-    scores[real] = rows.scored(everyone, np.count_nonzero(real, axis=1), found[real])
+    for start in range(0, n, SAMPLE):
+        part = slice(start, start + SAMPLE)
+        scores[part][real[part]] = rows.scored(start, np.count_nonzero(real[part], axis=1), found[part][real[part]])
     top = np.argsort(-scores, axis=1, kind="stable")[:, :width]
     rows.near, rows.scores = np.take_along_axis(found, top, axis=1), np.take_along_axis(scores, top, axis=1)
     return rows, order
@@ -424,7 +404,7 @@ def _of_cell(
         left, right = np.concatenate(mine), np.concatenate(others)
         order = np.argsort(left.astype(np.uint16), kind="stable")
         left, right = left[order], right[order]
-        scores = rows.scored(np.arange(begin, end), np.bincount(left, minlength=end - begin), right)
+        scores = rows.scored(begin, np.bincount(left, minlength=end - begin), right)
         yield from _both(left + begin, right, scores, bound)
 
 
