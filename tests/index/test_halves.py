@@ -13,16 +13,16 @@ from vecstore.index import coded
 from vecstore.index.base import HalfArray
 from vecstore.index.coded import CodedIndex
 from vecstore.index.exact import ExactIndex
-from vecstore.index.halves import largest, products
+from vecstore.index.halves import largest, pair_products
 from vecstore.records import BoolArray, FloatArray, IntArray
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_are_scanned_too() -> Iterator[None]:
     """So few vectors as here would be compared in another way."""
-    before, coded.FEW_ALLOWED = coded.FEW_ALLOWED, 0
-    yield
-    coded.FEW_ALLOWED = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coded, "FEW_ALLOWED", 0)
+        yield
 
 
 def _rows(n: int, dim: int, seed: int) -> FloatArray:
@@ -44,7 +44,7 @@ def test_they_are_the_products_that_numpy_makes(n: int, dim: int, asked: int, se
     rng = np.random.default_rng(seed)
     many = rng.integers(0, 9, asked)
     owner, rows = np.repeat(np.arange(asked), many), rng.integers(0, n, many.sum())
-    np.testing.assert_allclose(products(half, queries, rows, many), expected[owner, rows], atol=1e-5)
+    np.testing.assert_allclose(pair_products(half, queries, rows, many), expected[owner, rows], atol=1e-5)
     may = rng.random(n) < share
     for allowed in (may, None) if may.any() else (None,):
         able = np.full(n, True) if allowed is None else allowed

@@ -39,7 +39,7 @@ from vecstore.index.exact import (
     scan_rows,
     useful_candidates,
 )
-from vecstore.index.halves import largest, products
+from vecstore.index.halves import largest, pair_products
 from vecstore.index.recall import PER_HIT, K, Recall, exact_neighbours, held_out, measured, positions, without
 from vecstore.index.together import nearest
 from vecstore.records import BoolArray, FloatArray, IntArray
@@ -424,7 +424,7 @@ class CodedIndex(Index):
         error = 2 * float32_error(self.dim)
         some = np.maximum(rows, 0)
         many = np.full(len(rows), rows.shape[1])
-        near = products(self._half, np.ascontiguousarray(queries), some.ravel(), many).reshape(rows.shape)
+        near = pair_products(self._half, np.ascontiguousarray(queries), some.ravel(), many).reshape(rows.shape)
         near *= self._inverse[some]
         near[rows < 0] = -np.inf
         order = np.argsort(-near, axis=1, kind="stable")

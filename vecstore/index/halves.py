@@ -17,7 +17,7 @@ from vecstore.records import BoolArray, FloatArray, IntArray
 faiss: Any = _faiss
 
 
-def products(half: HalfArray, queries: FloatArray, others: IntArray, many: IntArray) -> FloatArray:
+def pair_products(half: HalfArray, queries: FloatArray, others: IntArray, many: IntArray) -> FloatArray:
     """Inner products of each query with rows of its own.
 
     Parameters

@@ -20,10 +20,9 @@ import numpy.typing as npt
 from vecstore.errors import DataError, UsageError
 from vecstore.index.base import HalfArray, best, clamped, single, unit_rows
 from vecstore.index.coded import principal
-from vecstore.index.exact import float32_error, rescored
-from vecstore.index.halves import products
+from vecstore.index.exact import all_of, float32_error, rescored
+from vecstore.index.halves import pair_products
 from vecstore.index.recall import Recall, exact_neighbours, measured
-from vecstore.index.together import nearest
 from vecstore.records import BoolArray, DoubleArray, FloatArray, IntArray, Progress, Silent
 
 faiss: Any = _faiss
@@ -100,7 +99,7 @@ class _Rows:
         """Products of rows from `begin` on with others, the first `many[0]` with the first row and so on: float32."""
         part = slice(begin, begin + len(many))
         queries = single(self.half[part]) * self.inverse[part, None]
-        return products(self.half, queries, others, many) * self.inverse[others]
+        return pair_products(self.half, queries, others, many) * self.inverse[others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,21 +225,12 @@ def _in_cells(vectors: HalfArray, directions: FloatArray, k: int, rng: np.random
     coded.train(projected[np.sort(rng.choice(n, min(n, max(SAMPLE, 64 * cells)), replace=False))])
     cell = coded.quantizer.search(projected, 1)[1][:, 0]
     order = np.argsort(cell, kind="stable")
-    projected = projected[order]
-    coded.add(projected)
-    half, inverse = vectors[order], inverse[order]
+    projected, half, inverse = projected[order], vectors[order], inverse[order]
     starts, cell_of = _bounded(cell[order], cells)
-    rows = _Rows(
-        half,
-        inverse,
-        np.append(starts, n),
-        faiss.downcast_index(coded.quantizer).reconstruct_n(0, cells)[cell[order][starts]],
-        cell_of,
-    )
+    centres = faiss.downcast_index(coded.quantizer).reconstruct_n(0, cells)[cell[order][starts]]
+    rows = _Rows(half, inverse, np.append(starts, n), centres, cell_of)
     width = k + SPARE
-    probe = max(round(cells * FIRST_CELLS), 1 + 4 * width // CELL_ROWS, 2)
-    found = nearest(coded, projected, max(FIRST_PER_HIT * k, width) + 1, probe)
-    found[found == np.arange(n)[:, None]] = -1
+    found = _first_look(projected, rows.starts, centres, max(FIRST_PER_HIT * k, width))
     real = found >= 0
     scores = np.full(found.shape, -np.inf, np.float32)
     for start in range(0, n, SAMPLE):
@@ -249,6 +239,26 @@ def _in_cells(vectors: HalfArray, directions: FloatArray, k: int, rng: np.random
     top = np.argsort(-scores, axis=1, kind="stable")[:, :width]
     rows.near, rows.scores = np.take_along_axis(found, top, axis=1), np.take_along_axis(scores, top, axis=1)
     return rows, order
+
+
+def _first_look(projected: FloatArray, starts: IntArray, centres: FloatArray, count: int) -> IntArray:
+    """The best `count` of each row by its components in the cells nearest to its own; -1 where they have no more."""
+    n, cells = len(projected), len(centres)
+    sizes = np.diff(starts)
+    probe = min(cells, max(round(cells * FIRST_CELLS), 1 + 4 * count // CELL_ROWS, 2))
+    found = np.full((n, count + 1), -1, np.int64)
+    for cell in range(cells):
+        similar = centres @ centres[cell]
+        similar[cell] = np.inf
+        near = np.argsort(-similar, kind="stable")
+        near = near[: max(probe, int(np.searchsorted(np.cumsum(sizes[near]), count, "right")) + 1)]
+        members = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in near])
+        some = projected[starts[cell] : starts[cell + 1]]
+        width = min(count + 1, len(members))
+        places = all_of(projected[members])(some, width)[1]
+        found[starts[cell] : starts[cell + 1], :width] = np.where(places >= 0, members[places], -1)
+    found[found == np.arange(n)[:, None]] = -1
+    return found
 
 
 def _bounded(cell: IntArray, cells: int) -> tuple[IntArray, IntArray]:
