@@ -238,7 +238,7 @@ class CodedIndex(Index):
         # Half as far again from the usual as the farthest of them: hardly any query of their kind is beyond.
         lowest = [round(float(score), 6) for score in 1.5 * near.min(axis=0) - 0.5 * np.median(near, axis=0)]
         # A little more than asked for, so that the other half, and queries to come, reach it too.
-        aim = asked + 0.3 * (1 - asked)
+        aim = asked + 0.5 * (1 - asked)
         most = PER_HIT[-1]
         seen: dict[int, Any] = {}  # by cells visited: where the true neighbours stand among the candidates
 
@@ -250,17 +250,27 @@ class CodedIndex(Index):
         cells = self._coded.nlist
         powers = [1 << step for step in range(cells.bit_length())]
         probes = sorted({*powers, *(3 * power // 2 for power in powers if 2 < 3 * power // 2 <= cells), cells})
-        chosen, least, enough = (cells, most), np.inf, 0
-        for probe in probes:
+        chosen, least = (cells, most), np.inf
+
+        def weigh(probe: int) -> bool:
+            """Whether so many cells reach the recall; the cheapest that do are chosen."""
+            nonlocal chosen, least
             reaching = next((per_hit for per_hit in PER_HIT if share(probe, per_hit, 0).mean() >= aim), None)
             if reaching is None:
-                continue
+                return False
             cost = probe / cells * n + CODES_PER_CANDIDATE[self.design.code] * K * reaching
             if cost < least:
                 chosen, least = (probe, reaching), cost
-            enough += 1
+            return True
+
+        enough = 0
+        for probe in probes:
+            enough += weigh(probe)
             if enough == 2:  # more cells only cost more
                 break
+        below = max((probe for probe in seen if probe < chosen[0]), default=0)
+        if chosen[0] - below > 1:
+            weigh((below + chosen[0]) // 2)
         probe, per_hit = chosen
         reached = measured(share(probe, per_hit, 1), K, n)
         while reached.value < asked:
