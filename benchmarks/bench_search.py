@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,13 @@ PARTS = ("single", "batch", "filters", "graph", "tail", "peers", "databases", "s
 K = 10
 SINGLE = 20
 """Queries asked one by one in a round."""
+
+MEASURED = (
+    "import json, resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode;"
+    " used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+    " print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss]), file=sys.stderr); sys.exit(code)"
+)
+"""Runs a command and says what it took: a small process between, whose memory is not counted as the command's."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -368,15 +374,14 @@ def part_store(bench: Bench, times: int) -> dict[str, Any]:
         fill(folder / "store.vecs", bench.vectors)[0].close()
 
         def call(*arguments: str) -> dict[str, Any]:
-            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            command = [sys.executable, "-m", "vecstore_cli", *arguments]
+            start = time.perf_counter()
+            command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "vecstore_cli", *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-            wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+            wall = time.perf_counter() - start
             if done.returncode:
                 raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
-            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            peak = after.ru_maxrss / 1024  # of the largest child so far
-            return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "peak_mib": round(peak)}
+            cpu, peak = json.loads(done.stderr.splitlines()[-1])
+            return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "peak_mib": round(peak / 1024)}
 
         built = call("index", "build", "store.vecs")
         files = [path for path in (folder / "store.vecs" / "indexes").rglob("*") if path.is_file()]

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import faiss
 import numpy as np
 import pytest
 
+from vecstore import neighbours
 from vecstore.errors import DataError, NotFound, NotWritable, UsageError
 from vecstore.index.choice import Spectrum, choose, spectrum
 from vecstore.index.coded import CODES
@@ -355,3 +357,39 @@ def test_a_query_that_is_like_nothing_in_the_store_is_compared_with_all(made: St
     assert [[h.item_id for h in one.hits] for one in search_many(made, strangers, 10)] == [
         [h.item_id for h in one.hits] for one in exact
     ]
+
+
+def test_vectors_that_come_while_an_index_is_built_are_found(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index says that it covers their shard, and lacks them."""
+    real = neighbours._built
+
+    def meddled(*arguments: Any, **options: Any) -> Any:
+        built = real(*arguments, **options)
+        thread = threading.Thread(target=_add, args=(made, _vectors(3, 5), N))
+        thread.start()
+        thread.join()
+        return built
+
+    monkeypatch.setattr(neighbours, "_built", meddled)
+    searcher(made, made.space())
+    monkeypatch.undo()
+    with Store(made.path) as again:
+        found = searcher(again, again.space())
+        assert len(found.items) == len(found.contents) == N + 3
+        assert search(again, N + 1, 1, include_own=True).hits[0].item_id == N + 1
+
+
+def test_an_index_is_opened_by_a_thread_that_keeps_writers_out(made: Store) -> None:
+    """The thread beside it does not ask the catalog, which would wait for this one."""
+    index_build(made, kind="exact")
+    neighbours._open.clear()
+    answers: list[int] = []
+
+    def ask() -> None:
+        with made.catalog.locked():
+            answers.append(len(searcher(made, made.space()).contents))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert answers == [N]

@@ -108,6 +108,8 @@ def sha256_file(path: Path) -> str:
 class BlockSha256:
     """SHA-256 of one block; of several, SHA-256 over theirs: threads can compute it side by side.
 
+    The length has to be compared beside it: the digests of blocks, as a file, would have the digest of the blocks.
+
     Examples
     --------
     >>> digest = BlockSha256()

@@ -30,7 +30,7 @@ from vecstore.index.metric import DEFAULT_METRIC, SAMPLE, Metric, check_metric
 from vecstore.index.pairs import FEWEST, all_pairs
 from vecstore.index.recall import Recall
 from vecstore.records import BoolArray, FloatArray, IntArray, Progress, Silent
-from vecstore.store import Items, Space, Store
+from vecstore.store import Items, ShardRow, Space, Store
 
 _TAIL_SHARE = 0.1
 """An exact index that lacks more than this share of the vectors is built again."""
@@ -356,13 +356,14 @@ def searcher(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> Search
 
 
 def _searcher(store: Store, space: Space, metric: str) -> Searcher:
-    # Digests are computed beside what SQLite does: both take about as long.
+    shards = store.shards(space)
+    # Digests are computed beside what SQLite does: both take about as long. The catalog is asked by this thread alone.
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(_opened, store, space, metric)
+        opening = pool.submit(_opened, store, space, metric, shards)
         items = store.items()
         found = opening.result()
-    if found is not None and len(found[2]["shards"]) == len(store.shards(space)):
-        index, fitted, _ = found  # of just these shards: what is in them need not be read
+    if found is not None and len(found[0].ids) == sum(shard.rows for shard in shards):
+        index, fitted, _ = found  # it has all that the shards have, which need not be read
         return Searcher(items, [index], index.ids, fitted)
     contents = store.embedded(space)
     if found is not None:
@@ -389,12 +390,14 @@ def _searcher(store: Store, space: Space, metric: str) -> Searcher:
     return Searcher(items, [built], contents, fitted)
 
 
-def _opened(store: Store, space: Space, metric: str) -> tuple[Index, Metric, dict[str, Any]] | None:
-    """The saved index of a space, if it is whole, ours, and of shards that the snapshot has."""
+def _opened(
+    store: Store, space: Space, metric: str, shards: Sequence[ShardRow]
+) -> tuple[Index, Metric, dict[str, Any]] | None:
+    """The saved index of a space, if it is whole, ours, and of shards of the snapshot; the catalog is not asked."""
     folder = index_folder(store, space, metric)
     with suppress(IndexUnusable, OSError, ValueError, KeyError, TypeError):
         index, covers = reopened_index(folder, {"fingerprint": space.fingerprint.hex(), "metric": metric})
-        if not set(covers["shards"]) <= {shard.sha256.hex() for shard in store.shards(space)}:
+        if not set(covers["shards"]) <= {shard.sha256.hex() for shard in shards}:
             return None
         fitted = Metric(metric, np.zeros(space.dim), np.ones(space.dim))
         if metric != "cosine":
@@ -597,7 +600,7 @@ def update_index(
     store: Store, space: Space, metric: str = DEFAULT_METRIC, progress: Progress | None = None
 ) -> IndexState:
     """Add to the saved index what is newer, without building it again; see `vecstore.index_update`."""
-    found = _opened(store, space, metric)
+    found = _opened(store, space, metric, store.shards(space))
     contents = store.embedded(space)
     if found is None or not np.isin(found[0].ids, contents).all():
         return build_index(store, space, metric=metric, progress=progress)
@@ -645,7 +648,7 @@ def pairs_of(
 
 def index_state(store: Store, space: Space, metric: str = DEFAULT_METRIC) -> IndexState | None:
     """The saved index of a space, or None where there is none that can be used."""
-    found = _opened(store, space, metric)
+    found = _opened(store, space, metric, store.shards(space))
     if found is None:
         return None
     index, _, covers = found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecstore.index import coded
-from vecstore.index.base import HalfArray
+from vecstore.index.base import HalfArray, unit_rows
 from vecstore.index.coded import CodedIndex
 from vecstore.index.exact import ExactIndex
 from vecstore.index.halves import largest, pair_products
+from vecstore.index.kinds import open_index
 from vecstore.records import BoolArray, FloatArray, IntArray
 
 
@@ -111,6 +114,69 @@ def test_more_equal_scores_than_are_fetched_come_by_id(asked: int, toward: float
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
     assert (got[0] == np.arange(20)).all()
+
+
+def test_vectors_that_do_not_lie_side_by_side_are_copied(half: HalfArray) -> None:
+    wide = np.zeros((4000, 60), np.float16)
+    wide[:, 3:51:2] = half
+    queries = _far(3, 24)
+    expected = ExactIndex.build(np.arange(4000), half).search(queries, 5)
+    for given_so in (wide[:, 3:51:2], np.asfortranarray(half)):
+        got = CodedIndex.build(np.arange(4000), given_so).whole(queries, 5)
+        np.testing.assert_array_equal(got[0], expected[0])
+    with pytest.raises(ValueError, match="side by side"):
+        largest(wide[:, 3:51:2], queries, 5, None)
+
+
+def test_negative_scores_are_bounded_by_the_longest_as_stored() -> None:
+    rng = np.random.default_rng(0)
+    cosines, lengths = rng.uniform(-0.9, -0.89, 3000), rng.uniform(0.991, 1.009, 3000)
+    rows = np.zeros((3000, 8))
+    rows[:, 0], rows[:, 1] = lengths * cosines, lengths * np.sqrt(1 - cosines**2)
+    index, exact = (kind.build(np.arange(3000), rows.astype(np.float16)) for kind in (CodedIndex, ExactIndex))
+    query = np.eye(1, 8, dtype=np.float32)
+    np.testing.assert_array_equal(index.whole(query, 20)[0], exact.search(query, 20)[0])
+
+
+def test_an_opened_index_is_read_where_its_file_is_mapped(half: HalfArray, tmp_path: Path) -> None:
+    built = CodedIndex.build(np.arange(4000), half)
+    built.save(tmp_path, {})
+    opened, _ = open_index(tmp_path)
+    assert isinstance(opened, CodedIndex) and not opened._half.flags.writeable
+    for found, expected in zip(opened.whole(_far(3, 24), 9), built.whole(_far(3, 24), 9), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_very_many_hits_are_taken_block_by_block(half: HalfArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, exact = CodedIndex.build(np.arange(4000), half), ExactIndex.build(np.arange(4000), half)
+    monkeypatch.setattr(coded, "SCANNED_HITS", 50)
+    monkeypatch.setattr(CodedIndex, "_scanned", None)  # it would hold the vectors of all hits
+    got, expected = index.whole(_far(2, 24), 51), exact.search(_far(2, 24), 51)
+    np.testing.assert_array_equal(got[0], expected[0])
+
+
+def test_candidates_are_ranked_some_queries_at_a_time(half: HalfArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, queries = CodedIndex.build(np.arange(4000), half), unit_rows(half[:20])
+    expected = index.search(queries, 3)
+    monkeypatch.setattr(coded, "SCORED_QUERIES", 3)
+    for found, before in zip(index.search(queries, 3), expected, strict=True):
+        np.testing.assert_array_equal(found, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_thousand_queries_leave_nothing_behind(half: HalfArray) -> None:
+    """What faiss hands out belongs to the caller, of which its wrapper knows nothing: 144 bytes for each call."""
+    queries = _far(1, 24)
+
+    def used() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    for _ in range(2000):
+        largest(half[:40], queries, 1, None)
+    before = used()
+    for _ in range(20_000):
+        largest(half[:40], queries, 1, None)
+    assert used() - before < 1_000_000
 
 
 def test_a_vector_that_is_short_as_stored_is_found_behind_longer_ones() -> None:

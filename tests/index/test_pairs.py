@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -151,3 +153,25 @@ def test_what_is_scored_quickly_is_within_float32_of_the_product(vectors: HalfAr
     unit = unit_rows(vectors).astype(np.float64)
     expected = [unit[3] @ unit[5], unit[3] @ unit[6], unit[5] @ unit[1], unit[5] @ unit[2], unit[5] @ unit[4]]
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_the_first_look_is_exact_where_all_cells_are_looked_at(
+    vectors: HalfArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unit_rows(vectors[:900])
+    starts = np.array([0, 100, 101, 500, 900])
+    centres = np.stack([rows[a:b].mean(axis=0) for a, b in pairwise(starts.tolist())])
+    products = rows @ rows.T
+    np.fill_diagonal(products, -np.inf)
+    seen = []
+    for share in (1.0, 0.0):
+        monkeypatch.setattr(pairs, "FIRST_CELLS", share)
+        found = pairs._first_look(rows, starts, centres, 30)
+        assert found.shape == (900, 31) and (found != np.arange(900)[:, None]).all()
+        assert ((found >= 0).sum(axis=1) >= 30).all()
+        assert all(len(set(row)) == 31 for row in found.tolist())
+        reached = np.take_along_axis(products, np.maximum(found, 0), axis=1)
+        reached[found < 0] = -np.inf
+        best = -np.sort(-products, axis=1)[:, :30]
+        seen.append(float((-np.sort(-reached, axis=1)[:, :30] >= best - 1e-5).mean()))
+    assert seen[0] == 1 > seen[1]

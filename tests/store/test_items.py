@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from vecstore.store import Store
+from vecstore.errors import StoreDamaged
+from vecstore.store import Items, Store
 from vecstore.store import store as module
 
 ODD = ["a,b.png", 'quote".png', "new\nline.png", "back\\slash.png", "ö/日本.png", "tab\t.png", "x.zip!y.png", "s.dcm#3"]
@@ -50,3 +53,44 @@ def test_a_range_without_items_is_passed_over(kit: Any, tmp_path: Path, monkeypa
         assert store.items().locators == ["0.png", "1.png", "6.png", "7.png", "8.png", "last.png"]
     with Store(tmp_path / "s.vecs", at=commit - 1) as before:
         assert before.items().locators == [f"{n}.png" for n in range(9)]
+
+
+def test_items_that_sqlite_hands_out_in_another_order_are_put_in_order() -> None:
+    given = Items(np.array([3, 1, 2]), np.array([30, 10, 20]), ["c", "a", "b"], ["z", "x", "y"])
+    found = module._in_order(given)
+    assert (found.ids.tolist(), found.contents.tolist()) == ([1, 2, 3], [10, 20, 30])
+    assert (found.sources, found.locators) == (["a", "b", "c"], ["x", "y", "z"])
+    assert module._in_order(found) is found
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+def test_an_item_of_a_source_that_is_not_there_is_damage(kit: Any, tmp_path: Path, sources: int) -> None:
+    with kit.create(tmp_path / "s.vecs") as store:
+        for number in range(sources):
+            kit.add(store, ["a.png", "b.png"], source=f"source{number}")
+        kit.plain(store.path, "PRAGMA foreign_keys = OFF")
+        kit.plain(store.path, "UPDATE items SET source = 77 WHERE locator = 'b.png' AND source = 1")
+        with pytest.raises(StoreDamaged, match="items of a source 77 that is not there; expected a source for every"):
+            store.refresh().items()
+
+
+def test_all_pieces_are_of_one_moment(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RANGE", 2)
+    with kit.create(tmp_path / "s.vecs") as store:
+        kit.add(store, [f"{n}.png" for n in range(6)])
+        real, tried = Store.rows, []
+
+        def meddled(self: Store, text: str, **values: Any) -> Any:
+            found = real(self, text, **values)
+            if values.get("first") == 2:
+                with closing(sqlite3.connect(self.path / "catalog.sqlite", timeout=0)) as other:
+                    try:
+                        other.execute("DELETE FROM states WHERE item IN (1, 4)")
+                        other.commit()
+                    except sqlite3.OperationalError as error:
+                        tried.append(str(error))
+            return found
+
+        monkeypatch.setattr(Store, "rows", meddled)
+        assert store.refresh().items().locators == [f"{n}.png" for n in range(6)]
+        assert tried == ["database is locked"]

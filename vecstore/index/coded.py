@@ -55,6 +55,9 @@ TRAIN_ROWS = 20_000
 RESCORED_QUERIES = 8
 """Queries re-scored at a time: their candidates stay in the processor's cache."""
 
+SCORED_QUERIES = 1024
+"""Queries whose candidates are ranked at a time."""
+
 MANY_QUERIES = 16
 """From so many on, a filter that keeps an eighth or less is cheaper as one matrix product over what it keeps."""
 
@@ -71,6 +74,9 @@ CODES: Mapping[str, Callable[[int], str]] = {
 
 SCANNED_QUERIES = 8
 """Up to so many are compared with the rows as they are stored; for more the rows are made float32 once for all."""
+
+SCANNED_HITS = 4096
+"""More hits are taken block by block: their vectors would be in memory all at once."""
 
 SCANNED_SPARE = 256
 """Candidates fetched beyond `k`, because the rows as they are stored are not quite of length 1."""
@@ -164,7 +170,7 @@ class CodedIndex(Index):
         seed : int
             Of the samples that are learned from.
         """
-        half = halved(vectors)
+        half = np.ascontiguousarray(halved(vectors))
         numbers = checked_ids(ids, len(half))
         checked_vectors(np.empty((0, *half.shape[1:]), np.float32), None, "row")  # its shape
         order = np.argsort(numbers)
@@ -392,7 +398,8 @@ class CodedIndex(Index):
         rows = np.arange(len(self._ids)) if may is None else np.flatnonzero(may)
         if len(queries) <= RESCORED_QUERIES and len(rows) <= FEW_ALLOWED:
             return self._rescored(queries, np.broadcast_to(rows, (len(queries), len(rows))), k)
-        if len(queries) <= SCANNED_QUERIES and len(rows) >= len(self._ids) // 8:
+        few = len(queries) <= SCANNED_QUERIES and k <= SCANNED_HITS
+        if few and len(rows) >= len(self._ids) // 8:
             return self._scanned(queries, k, may, rows)
         return scan_rows(self._take, self._ids, queries, k, rows)
 
@@ -405,7 +412,7 @@ class CodedIndex(Index):
             return found
         # What was passed over has at most the last product, and scores that times the reciprocal of its length.
         last = raw[:, -1].astype(np.float64)
-        most = np.maximum(last * self._inverse.max(), last * self._inverse.min()) + float32_error(self.dim)
+        most = np.maximum(last * self._inverse.max(), last * self._inverse.min()) + 2 * float32_error(self.dim)
         unsure = (most >= found[1][:, -1]) | (found[1][:, -1] <= -1)  # clamping makes ties at -1
         if unsure.any():
             found[0][unsure], found[1][unsure] = scan_rows(self._take, self._ids, queries[unsure], k, rows)
@@ -432,18 +439,21 @@ class CodedIndex(Index):
         """The best `k` of the candidates by the vectors themselves: in float32 first, what is near in float64."""
         found = no_hits(len(queries), k)
         error = 2 * float32_error(self.dim)
-        some = np.maximum(rows, 0)
-        many = np.full(len(rows), rows.shape[1])
-        near = pair_products(self._half, np.ascontiguousarray(queries), some.ravel(), many).reshape(rows.shape)
-        near *= self._inverse[some]
-        near[rows < 0] = -np.inf
-        order = np.argsort(-near, axis=1, kind="stable")
-        near, rows = np.take_along_axis(near, order, axis=1), np.take_along_axis(rows, order, axis=1)
-        for start in range(0, len(queries), RESCORED_QUERIES):
-            part = slice(start, start + RESCORED_QUERIES)
-            useful = useful_candidates(near[part], k, error)
-            hits = best(*rescored(self._take, self._ids, queries[part], rows[part, :useful]), k)
-            found[0][part], found[1][part] = hits
+        for first in range(0, len(queries), SCORED_QUERIES):
+            asked, some = queries[first : first + SCORED_QUERIES], rows[first : first + SCORED_QUERIES]
+            known = np.maximum(some, 0)
+            many = np.full(len(some), some.shape[1])
+            near = pair_products(self._half, np.ascontiguousarray(asked), known.ravel(), many).reshape(some.shape)
+            near *= self._inverse[known]
+            near[some < 0] = -np.inf
+            order = np.argsort(-near, axis=1, kind="stable")
+            near, some = np.take_along_axis(near, order, axis=1), np.take_along_axis(some, order, axis=1)
+            for start in range(0, len(asked), RESCORED_QUERIES):
+                part = slice(start, start + RESCORED_QUERIES)
+                useful = useful_candidates(near[part], k, error)
+                hits = best(*rescored(self._take, self._ids, asked[part], some[part, :useful]), k)
+                place = slice(first + start, first + start + len(hits[0]))
+                found[0][place], found[1][place] = hits
         return found
 
     # Files

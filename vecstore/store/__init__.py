@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vecstore.store.store import Items, Label, Model, Space, Store, Task, using
+from vecstore.store.store import Items, Label, Model, ShardRow, Space, Store, Task, using
 
-__all__ = ["Items", "Label", "Model", "Space", "Store", "Task", "using"]
+__all__ = ["Items", "Label", "Model", "ShardRow", "Space", "Store", "Task", "using"]

@@ -515,6 +515,19 @@ class Catalog:
         with self._lock, sqlite_errors(self.path), closing(self._connection.execute(text, values)) as cursor:
             return cursor.fetchall()
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let several queries see one state; writers wait meanwhile."""
+        with self._lock, sqlite_errors(self.path):
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN").close()
+            try:
+                yield
+            finally:
+                _rollback(self._connection)
+
     def last_commit(self) -> int:
         """The number of the newest commit."""
         return int(self.rows("SELECT max(id) FROM commits")[0][0])

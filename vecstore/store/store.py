@@ -74,6 +74,15 @@ class Items:
         return len(self.ids)
 
 
+def _in_order(items: Items) -> Items:
+    """Items by ascending id, which SQLite mostly keeps within an aggregate, but does not promise."""
+    if (np.diff(items.ids) > 0).all():
+        return items
+    order = np.argsort(items.ids)
+    sources, locators = ([values[row] for row in order.tolist()] for values in (items.sources, items.locators))
+    return Items(items.ids[order], items.contents[order], sources, locators)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A named set of labels: one import."""
@@ -357,8 +366,8 @@ class Store:
             held = self._items[1]()
             if held is not None:
                 return held
-        found = self._read_items()
         if where is not None or source is not None:
+            found = self.items()
             keep = np.ones(len(found), np.bool_)
             if where is not None:
                 keep &= np.isin(found.ids, self.select(where), assume_unique=True)
@@ -367,41 +376,44 @@ class Store:
             rows = np.flatnonzero(keep).tolist()
             sources, locators = ([values[row] for row in rows] for values in (found.sources, found.locators))
             return Items(found.ids[keep], found.contents[keep], sources, locators)
+        found = self._read_items()
         self._items = self.commit, ref(found)
         return found
 
     def _read_items(self) -> Items:
         """All items, a range of ids at a time: SQLite joins values to one text twice as fast as rows are fetched."""
-        names = dict(self.rows("SELECT id, name FROM sources"))
-        wanted = ["group_concat(item)", "group_concat(content)", "group_concat(source)", "json_group_array(locator)"]
-        if len(names) == 1:
-            wanted[2] = "''"
         ids, contents = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         sources: list[str] = []
         locators: list[str] = []
-        last = self.rows("SELECT max(item) FROM states")[0][0]
-        for first in range(0, (last or 0) + 1, _RANGE):
-            count, *values = self.rows(
-                f"SELECT count(*), {', '.join(wanted)} FROM"
-                " (SELECT s.item, s.content, i.source, i.locator FROM states s JOIN items i ON i.id = s.item"
-                " WHERE s.item >= :first AND s.item < :first + :range"
-                f" AND {visible('s')} ORDER BY s.item)",
-                first=first,
-                range=_RANGE,
-            )[0]
-            if not count:
-                continue
-            numbers = [np.fromstring(text, np.int64, sep=",") for text in values[:3]]
-            where: list[str] = json.loads(values[3])
-            if (np.diff(numbers[0]) < 0).any():  # SQLite promises no order within an aggregate
-                order = np.argsort(numbers[0])
-                numbers = [column[order] if len(column) else column for column in numbers]
-                where = [where[row] for row in order.tolist()]
-            ids.append(numbers[0])
-            contents.append(numbers[1])
-            sources += [*names.values()] * count if len(names) == 1 else [names[one] for one in numbers[2].tolist()]
-            locators += where
-        return Items(np.concatenate(ids), np.concatenate(contents), sources, locators)
+        with self.catalog.reading():
+            names = dict(self.rows("SELECT id, name FROM sources"))
+            source = "group_concat(source)" if len(names) > 1 else "min(source) || ',' || max(source)"
+            last = self.rows("SELECT max(item) FROM states")[0][0]
+            for first in range(0, (last or 0) + 1, _RANGE):
+                count, *texts, json_text = self.rows(
+                    f"SELECT count(*), group_concat(item), group_concat(content), {source}, json_group_array(locator)"
+                    " FROM (SELECT s.item, s.content, i.source, i.locator FROM states s JOIN items i ON i.id = s.item"
+                    " WHERE s.item >= :first AND s.item < :first + :range"
+                    f" AND {visible('s')} ORDER BY s.item)",
+                    first=first,
+                    range=_RANGE,
+                )[0]
+                if not count:
+                    continue
+                items, of_items, named = (np.fromstring(text, np.int64, sep=",") for text in texts)
+                try:
+                    known = [names[one] for one in named.tolist()]
+                except KeyError as error:
+                    raise StoreDamaged(
+                        f"{self.path}: items of a source {error} that is not there",
+                        expected="a source for every item",
+                        do="restore catalog.sqlite from a copy",
+                    ) from None
+                ids.append(items)
+                contents.append(of_items)
+                sources += known if len(names) > 1 else known[:1] * count
+                locators += json.loads(json_text)
+        return _in_order(Items(np.concatenate(ids), np.concatenate(contents), sources, locators))
 
     def select(self, where: str) -> IntArray:
         """Ids of items that fit a predicate over the metadata columns (and tasks).
