@@ -126,6 +126,9 @@ def measure(
     """Every database that runs here, and ours; for the others the reason why not."""
     draws = np.random.default_rng(3).random(len(rows)).astype(np.float32)
     masks = {share: None if share == 1 else draws < np.float32(share) for share in SHARES}
+    for mask in masks.values():
+        if mask is not None:
+            mask.setflags(write=False)  # as a searcher keeps them
     truth = {share: _truth(rows, queries[:ASKED], mask) for share, mask in masks.items()}
 
     def search(query: Floats, share: float, effort: int) -> list[int]:

@@ -247,6 +247,14 @@ def test_an_approximate_search_has_right_scores_and_is_never_short(monkeypatch: 
     monkeypatch.setattr(coded, "PER_HIT", (1,))
     monkeypatch.setattr(coded, "K", 1)
     monkeypatch.setattr(coded, "FEW_ALLOWED", 0)
+    monkeypatch.setattr(coded, "ROWS_PER_CANDIDATE", 1)
+    calibrate = coded.CodedIndex._calibrate
+
+    def far_reaching(self: coded.CodedIndex, *more: Any) -> None:
+        calibrate(self, *more)
+        self.settings["reach"] = 1e9
+
+    monkeypatch.setattr(coded.CodedIndex, "_calibrate", far_reaching)
     asked: list[int] = []
     candidates = coded.CodedIndex._candidates
 

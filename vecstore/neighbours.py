@@ -246,6 +246,8 @@ class Searcher:
             of_content = np.logical_or.reduceat(may[self._order], self._first[:-1].clip(max=len(self._order) - 1))
             contents[:-1] = of_content & (np.diff(self._first) > 0)
         rows = [contents[rows] for rows in self._rows]
+        for mask in rows:
+            mask.setflags(write=False)  # so that an index may keep what it derives from it
         answer = may, [None if mask.all() else mask for mask in rows], sum(int(np.count_nonzero(m)) for m in rows)
         self._filters = [(allowed, answer), *self._filters[:3]]
         return answer

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from vecstore.errors import DataError, UsageError
 from vecstore.files import write_file
-from vecstore.index.base import IndexUnusable, halved, seal, single, unit_rows
+from vecstore.index import coded
+from vecstore.index.base import HalfArray, IndexUnusable, halved, seal, single, unit_rows
 from vecstore.index.cells import CellsIndex
 from vecstore.index.coded import CodedIndex, Design
 from vecstore.index.exact import ExactIndex
@@ -115,6 +116,49 @@ def test_a_filter_gives_k_hits_that_it_allows(
         assert _recall(found, truth) >= 0.93
     by_id = index.search(queries, 10, np.random.default_rng(6).permutation(np.flatnonzero(may)))
     np.testing.assert_array_equal(by_id[0], index.search(queries, 10, may)[0])
+
+
+@each_design
+def test_recall_holds_for_more_hits_and_for_what_a_filter_leaves(
+    kind: type[CodedIndex], design: Design, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hits that stand farther back among all are harder to tell apart by codes: more candidates, and more cells."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal(
+        (1000, DIM)
+    )  # of some 20 vectors each: the first ten hits are easily told from others
+
+    def some(n: int) -> HalfArray:
+        rows = centres[rng.integers(0, 1000, n)] + 0.35 * rng.standard_normal((n, DIM))
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float16)
+
+    rows, queries = some(20_000), unit_rows(some(60))
+    index, exact = kind.build(np.arange(20_000), rows, design, 0.97), ExactIndex.build(np.arange(20_000), rows)
+    monkeypatch.setattr(coded, "FEW_ALLOWED", 0)
+    monkeypatch.setattr(coded, "ROWS_PER_CANDIDATE", 1)
+    for k, share in ((10, None), (15, None), (20, None), (40, None), (100, None), (10, 0.05), (10, 0.2), (10, 0.6)):
+        may = None if share is None else np.random.default_rng(3).random(20_000) < share
+        found = np.concatenate([index.search(query[None], k, may)[1] for query in queries])
+        assert _recall((None, found), exact.search(queries, k, may)) >= 0.96, (k, share)
+
+
+def test_what_is_kept_of_a_filter_is_never_that_of_another(
+    built: Check, queries: FloatArray, exact: ExactIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = built(CellsIndex, Design("sq8", 24, 16))
+    monkeypatch.setitem(index.settings, "reach", 4.0)
+    monkeypatch.setattr(coded, "ROWS_PER_CANDIDATE", 1)
+    changing = np.arange(N) % 2 == 0
+    index.search(queries, 10, changing)
+    assert index._kept is not None
+    changing[:-1] = True  # the same array, with another content
+    assert _recall(index.search(queries, 10, changing), exact.search(queries, 10, changing)) >= 0.95
+    for remainder in (0, 1, 0):
+        fixed = np.arange(N) % 2 == remainder
+        fixed.setflags(write=False)
+        for _ in range(2):
+            assert (index.search(queries[:2], 10, fixed)[0] % 2 == remainder).all()
+            assert index._kept.may is fixed
 
 
 def test_a_filter_far_from_the_query_is_answered_in_full(vectors: FloatArray, exact: ExactIndex) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import faiss as _faiss
 import numpy as np
+import numpy.typing as npt
 
 from vecstore.errors import DataError
 from vecstore.files import HashingFile
@@ -84,6 +86,12 @@ SCANNED_SPARE = 256
 TOGETHER_FROM = 16
 """Queries from which on cells of "half" are compared with all their visitors at once."""
 
+REACHES = (12.0, 4.0, 2.0)
+"""So many times farther back than ten hits may stand to be looked for by codes, if that finds as many: as tried."""
+
+ROWS_PER_CANDIDATE = 10
+"""Rows compared exactly in the time that a candidate is found and scored in."""
+
 CODES_PER_CANDIDATE: Mapping[str, int] = {"rabitq": 50, "pq": 50, "sq8": 50, "half": 150}
 """How many codes are looked at in the time that a candidate is scored in."""
 
@@ -116,6 +124,15 @@ class Design:
         return {"rabitq": kept // 8 + 8, "pq": kept // 4, "sq8": kept, "half": 2 * kept}[self.code] + 8
 
 
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """Which rows may be found, as bits, and how many of each cell."""
+
+    may: BoolArray
+    bits: npt.NDArray[np.uint8]
+    counts: IntArray
+
+
 class CodedIndex(Index):
     """Codes of all vectors, and the vectors in float16 to score what the codes find.
 
@@ -146,6 +163,7 @@ class CodedIndex(Index):
         self._ids, self._half, self._inverse = ids, half, inverse
         self._coded, self._basis, self.design = coded, basis, design
         self.settings = dict(settings)
+        self._kept: _Filter | None = None
 
     @classmethod
     def build(
@@ -239,7 +257,8 @@ class CodedIndex(Index):
             self.settings = {"per_hit": PER_HIT[-1], "nprobe": self._coded.nlist, "recall": None, "asked": asked}
             return
         queries = self._take(rows)
-        truth = exact_neighbours(self._take, n, rows, queries, K)
+        far = exact_neighbours(self._take, n, rows, queries, min(n - 1, int(K * REACHES[0])))
+        truth = far[:, :K]
         near = np.einsum("qkd,qd->qk", self._take(truth), queries)
         # Half as far again from the usual as the farthest of them: hardly any query of their kind is beyond.
         lowest = [round(float(score), 6) for score in 1.5 * near.min(axis=0) - 0.5 * np.median(near, axis=0)]
@@ -289,15 +308,31 @@ class CodedIndex(Index):
                 break
             reached = measured(share(probe, per_hit, 1), K, n)
         self.settings = {"per_hit": per_hit, "nprobe": probe, "recall": reached.to_dict(), "asked": asked}
+        self.settings["reach"] = self._reach(queries[::2], rows[::2], far[::2], asked)
         self.settings["lowest"] = lowest  # score of the first, second … hit below which a query is unlike them
+
+    def _reach(self, queries: FloatArray, rows: IntArray, far: IntArray, asked: float) -> float:
+        """How many times farther back than ten hits may stand that are found as often as was asked for."""
+        projected = np.ascontiguousarray(queries if self._basis is None else queries @ self._basis.T)
+        for farther in REACHES:
+            k = int(K * farther)
+            count = self._count(k, farther)
+            if ROWS_PER_CANDIDATE * count >= len(self._ids):
+                continue
+            found = self._candidates(projected, count + 1, self._probe(projected, farther, None), None)
+            places = positions(far[:, :k], without(found, rows, count))
+            if np.isfinite(places).mean() >= asked:
+                return farther
+        return 1.0
 
     def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
         """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
         places = np.full(truth.shape, np.inf)
+        asked = np.ascontiguousarray(queries if self._basis is None else queries @ self._basis.T)
         pending = np.arange(len(rows))
         for per_hit in (PER_HIT[len(PER_HIT) // 2], PER_HIT[-1]):
             count = min(K * per_hit + 1, len(self._ids))
-            found = self._candidates(queries[pending], count, probe, None)
+            found = self._candidates(asked[pending], count, probe, None)
             places[pending] = positions(truth[pending], without(found, rows[pending], count - 1))
             pending = pending[np.isinf(places[pending]).any(axis=1) & (found[:, -1] >= 0)]
             if not len(pending):
@@ -347,7 +382,8 @@ class CodedIndex(Index):
         inverse = np.concatenate([self._inverse, np.empty(len(half), np.float32)])
         self._ids, self._half = checked_ids(both, len(both)), np.concatenate([self._half, half[order]])
         self._ids[start:] = numbers[order]
-        self._inverse = inverse
+        self._inverse, self._kept = inverse, None
+        self.__dict__.pop("_cells", None)
         self._code(start)
         self._calibrate(asked, 0)
         return self
@@ -362,15 +398,17 @@ class CodedIndex(Index):
         many = n if may is None else int(np.count_nonzero(may))
         if many == 0 or len(wanted) == 0:
             return no_hits(len(wanted), k)
-        # As many for one hit as for the ten that were measured: the first is not to be missed more often.
-        count = min(self.settings["per_hit"] * max(k, K), many)
+        # Recall was measured of ten hits among all. The last of `k` among a share of all stands so many times farther
+        # back, where there are more that the codes can't tell apart.
+        farther = max(k, K) / K * n / many
+        count = min(self._count(max(k, K), farther), many)
         selective = may is not None and len(wanted) >= MANY_QUERIES and many <= n // 8
-        if many <= max(FEW_ALLOWED // 2, count) or selective:
+        few = many <= max(FEW_ALLOWED // 2, ROWS_PER_CANDIDATE * count)
+        if few or selective or farther > self.settings.get("reach", 1.0):
             return self._scan(wanted, k, may)
-        probe = self.settings["nprobe"]
-        # What a filter leaves is thinner: as many of it are looked at as would be without one.
-        probe = min(self._coded.nlist, int(np.ceil(probe * n / many)))
-        rows = self._candidates(wanted, count, probe, may)
+        asked = np.ascontiguousarray(wanted if self._basis is None else wanted @ self._basis.T)
+        probe = self._probe(asked, farther, may)
+        rows = self._candidates(asked, count, probe, may)
         if may is not None and not may[rows[rows >= 0]].all():
             return self._scan(wanted, k, may)  # faiss 1.13 passes over the filter of these codes without a word
         found = self._rescored(wanted, rows, k)
@@ -398,8 +436,7 @@ class CodedIndex(Index):
         rows = np.arange(len(self._ids)) if may is None else np.flatnonzero(may)
         if len(queries) <= RESCORED_QUERIES and len(rows) <= FEW_ALLOWED:
             return self._rescored(queries, np.broadcast_to(rows, (len(queries), len(rows))), k)
-        few = len(queries) <= SCANNED_QUERIES and k <= SCANNED_HITS
-        if few and len(rows) >= len(self._ids) // 8:
+        if len(queries) <= SCANNED_QUERIES and k <= SCANNED_HITS:
             return self._scanned(queries, k, may, rows)
         return scan_rows(self._take, self._ids, queries, k, rows)
 
@@ -422,18 +459,58 @@ class CodedIndex(Index):
         """Vectors as they are compared; rows of any shape."""
         return unit_rows(self._half[rows])
 
-    def _candidates(self, queries: FloatArray, count: int, probe: int, may: BoolArray | None) -> IntArray:
+    def _candidates(self, asked: FloatArray, count: int, probe: int, may: BoolArray | None) -> IntArray:
         """Row numbers (n_queries, count), the best by their codes first; -1 where there are no more."""
-        asked = queries if self._basis is None else queries @ self._basis.T
-        if self.design.code == "half" and len(queries) >= TOGETHER_FROM:
+        if self.design.code == "half" and len(asked) >= TOGETHER_FROM:
             return nearest(self._coded, asked, count, probe, may)
-        selector = None
-        if may is not None:
-            bits = np.packbits(may, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
+        selector = None if may is None else faiss.IDSelectorBitmap(self._filter(may).bits)
         parameters = faiss.SearchParametersIVF(nprobe=probe, sel=selector)
-        rows: IntArray = self._coded.search(np.ascontiguousarray(asked), count, params=parameters)[1]
+        rows: IntArray = self._coded.search(asked, count, params=parameters)[1]
         return rows
+
+    def _filter(self, may: BoolArray) -> _Filter:
+        """What is derived from a filter; of one that nobody can change it is kept, until another one comes."""
+        if self._kept is not None and self._kept.may is may and not may.flags.writeable:
+            return self._kept
+        cells = self._coded.nlist
+        counts = np.bincount(self._cells[may], minlength=cells) if cells > 1 else np.array([np.count_nonzero(may)])
+        self._kept = _Filter(may, np.packbits(may, bitorder="little"), counts)
+        return self._kept
+
+    @cached_property
+    def _cells(self) -> IntArray:
+        """The cell of every row."""
+        lists, cells = self._coded.invlists, np.zeros(len(self._ids), np.int32)
+        for cell in range(self._coded.nlist):
+            if size := lists.list_size(cell):
+                cells[faiss.rev_swig_ptr(lists.get_ids(cell), size)] = cell
+        return cells  # type: ignore[return-value]
+
+    @cached_property
+    def _centres(self) -> FloatArray:
+        """The centres of the cells."""
+        centres: FloatArray = faiss.downcast_index(self._coded.quantizer).reconstruct_n(0, self._coded.nlist)
+        return centres
+
+    def _count(self, k: int, farther: float) -> int:
+        """Candidates for `k` hits that stand `farther` back than those that were measured."""
+        exponent = 0.5 if self.design.code == "half" else 1.0
+        return int(np.ceil(self.settings["per_hit"] * k * farther**exponent))
+
+    def _probe(self, asked: FloatArray, farther: float, may: BoolArray | None) -> int:
+        """Cells to visit for hits that stand `farther` back than those that were measured.
+
+        √farther times as many as then. Of a filter, as many cells as have such a share of what it allows: more, where
+        that is elsewhere than the query.
+        """
+        usual, cells = int(self.settings["nprobe"]), int(self._coded.nlist)
+        if may is None or cells == 1:
+            return min(cells, int(np.ceil(usual * np.sqrt(farther))))
+        counts = self._filter(may).counts
+        order = np.argsort(-(asked @ self._centres.T), axis=1, kind="stable")
+        seen = np.cumsum(counts[order], axis=1)
+        needed = usual / cells * np.sqrt(farther) * int(counts.sum())
+        return min(cells, max(usual, 1 + int((seen < needed).sum(axis=1).max())))
 
     def _rescored(self, queries: FloatArray, rows: IntArray, k: int) -> Hits:
         """The best `k` of the candidates by the vectors themselves: in float32 first, what is near in float64."""
