@@ -105,13 +105,21 @@ def peak_mib() -> float:
 
 
 def write(name: str, result: Mapping[str, Any], packages: Sequence[str], quick: bool) -> Path | None:
-    """Write a result with machine, versions and commit; a quick run is printed and not kept."""
+    """Write a result with machine, versions and commit; a quick run is printed and not kept.
+
+    Where parts are measured in several environments, the version of a peer that is not in this one stays.
+    """
+    path = RESULTS / f"{name}.json"
+    told = versions("vecstore", *packages)
+    if path.is_file() and not quick:
+        before = json.loads(path.read_text(encoding="utf-8")).get("versions", {})
+        told |= {one: before[one] for one, number in told.items() if number == "not installed" and one in before}
     full = {
         "benchmark": name,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
-        "versions": versions("vecstore", *packages),
+        "versions": told,
         **result,
     }
     text = json.dumps(full, indent=1, ensure_ascii=False)
@@ -119,6 +127,5 @@ def write(name: str, result: Mapping[str, Any], packages: Sequence[str], quick: 
     if quick:
         return None
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
     path.write_text(text + "\n", encoding="utf-8")
     return path
