@@ -245,7 +245,7 @@ def part_filters(bench: Bench, times: int) -> dict[str, Any]:
         single = [index.search(query[None], K, mask) for query in bench.queries[:RECALLED]]
         for many, found in (
             (1, [np.concatenate(part) for part in zip(*single, strict=True)]),
-            (1000, index.search(bench.queries, K, mask)),
+            (len(bench.queries), index.search(bench.queries, K, mask)),
         ):
             told[name][f"{many}_queries_recall"] = bench.recall(found[1], truth)
             told[name][f"{many}_queries_always_k"] = bool((found[0] >= 0).all())

@@ -11,7 +11,7 @@ import pytest
 from vecstore.index import together
 from vecstore.index.cells import CellsIndex
 from vecstore.index.coded import Design
-from vecstore.index.together import nearest
+from vecstore.index.together import Cells, nearest
 from vecstore.records import FloatArray, IntArray
 
 faiss: Any = _faiss  # its type stubs lack what its Python layer adds
@@ -55,7 +55,7 @@ def rows() -> FloatArray:
 def test_it_finds_what_faiss_finds_one_by_one(rows: FloatArray, count: int, probe: int, filtered: bool) -> None:
     coded, queries = _cells(rows[50:], 32), rows[:50]
     may = np.random.default_rng(1).random(3950) < 0.3 if filtered else None
-    got, expected = nearest(coded, queries, count, probe, may), _one_by_one(coded, queries, count, probe, may)
+    got, expected = nearest(Cells(coded, may), queries, count, probe), _one_by_one(coded, queries, count, probe, may)
     assert got.shape == expected.shape == (50, count)
     assert _agree(got, expected) > 0.995  # float16 makes ties, which either may break
     assert _agree(got[:, : count // 2 + 1], expected[:, : count // 2 + 1]) > 0.97  # in the same order
@@ -66,19 +66,19 @@ def test_it_finds_what_faiss_finds_one_by_one(rows: FloatArray, count: int, prob
 
 def test_more_rounds_and_smaller_products_find_the_same(rows: FloatArray, monkeypatch: pytest.MonkeyPatch) -> None:
     coded = _cells(rows, 16)
-    once = nearest(coded, rows[:300], 20, 4)
+    once = nearest(Cells(coded, None), rows[:300], 20, 4)
     monkeypatch.setattr(together, "TOGETHER", 64)
     monkeypatch.setattr(together, "PRODUCTS", 500)
-    assert _agree(nearest(coded, rows[:300], 20, 4), once) > 0.999
+    assert _agree(nearest(Cells(coded, None), rows[:300], 20, 4), once) > 0.999
 
 
 def test_a_filter_that_leaves_nothing_finds_nothing(rows: FloatArray) -> None:
-    assert (nearest(_cells(rows, 16), rows[:20], 5, 16, np.zeros(4000, np.bool_)) == -1).all()
+    assert (nearest(Cells(_cells(rows, 16), np.zeros(4000, np.bool_)), rows[:20], 5, 16) == -1).all()
 
 
 def test_cells_of_equal_rows_give_as_many_as_are_wanted(rows: FloatArray) -> None:
     same = np.repeat(rows[:1], 2000, axis=0)
-    found = nearest(_cells(np.concatenate([same, rows]), 16), rows[:30], 7, 16)
+    found = nearest(Cells(_cells(np.concatenate([same, rows]), 16), None), rows[:30], 7, 16)
     assert (found >= 0).all()
     assert (found[0] < 2001).all()
     assert all(len(set(row)) == 7 for row in found.tolist())

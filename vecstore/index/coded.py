@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import faiss as _faiss
@@ -43,7 +42,7 @@ from vecstore.index.exact import (
 )
 from vecstore.index.halves import largest, pair_products
 from vecstore.index.recall import PER_HIT, K, Recall, exact_neighbours, held_out, measured, positions, without
-from vecstore.index.together import nearest
+from vecstore.index.together import Cells, nearest
 from vecstore.records import BoolArray, FloatArray, IntArray
 
 faiss: Any = _faiss
@@ -126,11 +125,11 @@ class Design:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which rows may be found, as bits, and how many of each cell."""
+    """Which rows may be found, as bits, and of each cell."""
 
     may: BoolArray
     bits: npt.NDArray[np.uint8]
-    counts: IntArray
+    cells: Cells
 
 
 class CodedIndex(Index):
@@ -262,7 +261,7 @@ class CodedIndex(Index):
         near = np.einsum("qkd,qd->qk", self._take(truth), queries)
         # Half as far again from the usual as the farthest of them: hardly any query of their kind is beyond.
         lowest = [round(float(score), 6) for score in 1.5 * near.min(axis=0) - 0.5 * np.median(near, axis=0)]
-        # A little more than asked for, so that the other half, and queries to come, reach it too.
+        # More than asked for, half-way to 1, so that the other half, and queries to come, reach it too.
         aim = asked + 0.5 * (1 - asked)
         most = PER_HIT[-1]
         seen: dict[int, Any] = {}  # by cells visited: where the true neighbours stand among the candidates
@@ -313,13 +312,13 @@ class CodedIndex(Index):
 
     def _reach(self, queries: FloatArray, rows: IntArray, far: IntArray, asked: float) -> float:
         """How many times farther back than ten hits may stand that are found as often as was asked for."""
-        projected = np.ascontiguousarray(queries if self._basis is None else queries @ self._basis.T)
+        projected = self._projected(queries)
         for farther in REACHES:
             k = int(K * farther)
             count = self._count(k, farther)
             if ROWS_PER_CANDIDATE * count >= len(self._ids):
                 continue
-            found = self._candidates(projected, count + 1, self._probe(projected, farther, None), None)
+            found = self._candidates(projected, count + 1, self._probe(projected, farther))
             places = positions(far[:, :k], without(found, rows, count))
             if np.isfinite(places).mean() >= asked:
                 return farther
@@ -328,11 +327,11 @@ class CodedIndex(Index):
     def _places(self, queries: FloatArray, rows: IntArray, truth: IntArray, probe: int) -> Any:
         """Where the true neighbours of held-out queries stand among the candidates: few are looked at if they do."""
         places = np.full(truth.shape, np.inf)
-        asked = np.ascontiguousarray(queries if self._basis is None else queries @ self._basis.T)
+        asked = self._projected(queries)
         pending = np.arange(len(rows))
         for per_hit in (PER_HIT[len(PER_HIT) // 2], PER_HIT[-1]):
             count = min(K * per_hit + 1, len(self._ids))
-            found = self._candidates(asked[pending], count, probe, None)
+            found = self._candidates(asked[pending], count, probe)
             places[pending] = positions(truth[pending], without(found, rows[pending], count - 1))
             pending = pending[np.isinf(places[pending]).any(axis=1) & (found[:, -1] >= 0)]
             if not len(pending):
@@ -383,7 +382,6 @@ class CodedIndex(Index):
         self._ids, self._half = checked_ids(both, len(both)), np.concatenate([self._half, half[order]])
         self._ids[start:] = numbers[order]
         self._inverse, self._kept = inverse, None
-        self.__dict__.pop("_cells", None)
         self._code(start)
         self._calibrate(asked, 0)
         return self
@@ -406,9 +404,8 @@ class CodedIndex(Index):
         few = many <= max(FEW_ALLOWED // 2, ROWS_PER_CANDIDATE * count)
         if few or selective or farther > self.settings.get("reach", 1.0):
             return self._scan(wanted, k, may)
-        asked = np.ascontiguousarray(wanted if self._basis is None else wanted @ self._basis.T)
-        probe = self._probe(asked, farther, may)
-        rows = self._candidates(asked, count, probe, may)
+        asked, kept = self._projected(wanted), None if may is None else self._filter(may)
+        rows = self._candidates(asked, count, self._probe(asked, farther, kept), kept)
         if may is not None and not may[rows[rows >= 0]].all():
             return self._scan(wanted, k, may)  # faiss 1.13 passes over the filter of these codes without a word
         found = self._rescored(wanted, rows, k)
@@ -459,57 +456,42 @@ class CodedIndex(Index):
         """Vectors as they are compared; rows of any shape."""
         return unit_rows(self._half[rows])
 
-    def _candidates(self, asked: FloatArray, count: int, probe: int, may: BoolArray | None) -> IntArray:
+    def _projected(self, queries: FloatArray) -> FloatArray:
+        """Queries as codes are compared with them."""
+        return np.ascontiguousarray(queries if self._basis is None else queries @ self._basis.T)
+
+    def _candidates(self, asked: FloatArray, count: int, probe: int, kept: _Filter | None = None) -> IntArray:
         """Row numbers (n_queries, count), the best by their codes first; -1 where there are no more."""
         if self.design.code == "half" and len(asked) >= TOGETHER_FROM:
-            return nearest(self._coded, asked, count, probe, may)
-        selector = None if may is None else faiss.IDSelectorBitmap(self._filter(may).bits)
+            return nearest(Cells(self._coded, None) if kept is None else kept.cells, asked, count, probe)
+        selector = None if kept is None else faiss.IDSelectorBitmap(kept.bits)
         parameters = faiss.SearchParametersIVF(nprobe=probe, sel=selector)
         rows: IntArray = self._coded.search(asked, count, params=parameters)[1]
         return rows
 
     def _filter(self, may: BoolArray) -> _Filter:
         """What is derived from a filter; of one that nobody can change it is kept, until another one comes."""
-        if self._kept is not None and self._kept.may is may and not may.flags.writeable:
-            return self._kept
-        cells = self._coded.nlist
-        counts = np.bincount(self._cells[may], minlength=cells) if cells > 1 else np.array([np.count_nonzero(may)])
-        self._kept = _Filter(may, np.packbits(may, bitorder="little"), counts)
+        if self._kept is None or self._kept.may is not may or may.flags.writeable:
+            self._kept = _Filter(may, np.packbits(may, bitorder="little"), Cells(self._coded, may))
         return self._kept
-
-    @cached_property
-    def _cells(self) -> IntArray:
-        """The cell of every row."""
-        lists, cells = self._coded.invlists, np.zeros(len(self._ids), np.int32)
-        for cell in range(self._coded.nlist):
-            if size := lists.list_size(cell):
-                cells[faiss.rev_swig_ptr(lists.get_ids(cell), size)] = cell
-        return cells  # type: ignore[return-value]
-
-    @cached_property
-    def _centres(self) -> FloatArray:
-        """The centres of the cells."""
-        centres: FloatArray = faiss.downcast_index(self._coded.quantizer).reconstruct_n(0, self._coded.nlist)
-        return centres
 
     def _count(self, k: int, farther: float) -> int:
         """Candidates for `k` hits that stand `farther` back than those that were measured."""
         exponent = 0.5 if self.design.code == "half" else 1.0
         return int(np.ceil(self.settings["per_hit"] * k * farther**exponent))
 
-    def _probe(self, asked: FloatArray, farther: float, may: BoolArray | None) -> int:
+    def _probe(self, asked: FloatArray, farther: float, kept: _Filter | None = None) -> int:
         """Cells to visit for hits that stand `farther` back than those that were measured.
 
         √farther times as many as then. Of a filter, as many cells as have such a share of what it allows: more, where
         that is elsewhere than the query.
         """
         usual, cells = int(self.settings["nprobe"]), int(self._coded.nlist)
-        if may is None or cells == 1:
+        if kept is None or cells == 1:
             return min(cells, int(np.ceil(usual * np.sqrt(farther))))
-        counts = self._filter(may).counts
-        order = np.argsort(-(asked @ self._centres.T), axis=1, kind="stable")
-        seen = np.cumsum(counts[order], axis=1)
-        needed = usual / cells * np.sqrt(farther) * int(counts.sum())
+        order = np.argsort(-(asked @ kept.cells.centres.T), axis=1, kind="stable")
+        seen = np.cumsum(kept.cells.sizes[order], axis=1)
+        needed = usual / cells * np.sqrt(farther) * int(kept.cells.sizes.sum())
         return min(cells, max(usual, 1 + int((seen < needed).sum(axis=1).max())))
 
     def _rescored(self, queries: FloatArray, rows: IntArray, k: int) -> Hits:

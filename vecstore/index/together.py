@@ -30,38 +30,44 @@ FIRST = 8
 """Rows, in multiples of the candidates wanted, that a query's floor is taken from."""
 
 
-def nearest(coded: Any, queries: FloatArray, count: int, probe: int, may: BoolArray | None = None) -> IntArray:
+def nearest(cells: Cells, queries: FloatArray, count: int, probe: int) -> IntArray:
     """The rows with the largest inner products in the cells nearest to each query.
 
     Parameters
     ----------
-    coded : faiss.IndexIVFScalarQuantizer
-        Of float16, without residuals, by inner product; row numbers are its ids.
+    cells : Cells
+        Of float16, without residuals, by inner product.
     queries : ndarray of shape (n_queries, dim), float32
     count : int
         Rows wanted, from 1.
     probe : int
         Cells visited by each query.
-    may : ndarray of shape (n,), bool, optional
-        Which rows may be found.
-
     Returns
     -------
     ndarray of shape (n_queries, count), int64
         Row numbers, the nearest first; -1 where the cells have no more.
     """
     found = np.full((len(queries), count), -1, np.int64)
-    cells = _Cells(coded, may)
     for start in range(0, len(queries), TOGETHER):
         part = slice(start, start + TOGETHER)
         found[part] = _round(cells, queries[part], count, min(probe, len(cells.sizes)))
     return found
 
 
-class _Cells:
-    """faiss's inverted lists as arrays: what may be found of each."""
+class Cells:
+    """faiss's inverted lists as arrays: what may be found of each.
+
+    Attributes
+    ----------
+    centres : ndarray of shape (cells, dim), float32
+    rows : list of ndarray of shape (m,), int64
+        Row numbers of each cell, those that may not be found among them.
+    sizes : ndarray of shape (cells,), int64
+        How many may be found.
+    """
 
     def __init__(self, coded: Any, may: BoolArray | None) -> None:
+        self._coded = coded  # whose memory the arrays are
         self._lists, self._dim, self._may = coded.invlists, int(coded.d), may
         self.centres: FloatArray = faiss.downcast_index(coded.quantizer).reconstruct_n(0, int(coded.nlist))
         self.rows = [self._ids(cell) for cell in range(int(coded.nlist))]
@@ -85,7 +91,7 @@ class _Cells:
         return rows, single(half)
 
 
-def _round(cells: _Cells, queries: FloatArray, count: int, probe: int) -> IntArray:
+def _round(cells: Cells, queries: FloatArray, count: int, probe: int) -> IntArray:
     near = np.argsort(-(queries @ cells.centres.T), axis=1)[:, :probe]
     sizes = cells.sizes[near]
     before = np.cumsum(sizes, axis=1) - sizes
@@ -113,7 +119,7 @@ def _round(cells: _Cells, queries: FloatArray, count: int, probe: int) -> IntArr
 
 
 def _floors(
-    cells: _Cells, queries: FloatArray, count: int, near: IntArray, first: BoolArray, before: IntArray
+    cells: Cells, queries: FloatArray, count: int, near: IntArray, first: BoolArray, before: IntArray
 ) -> FloatArray:
     """A product that at least `count` rows of each query reach; -inf where the nearest cells have fewer."""
     width = FIRST * count
