@@ -219,8 +219,7 @@ def _in_cells(vectors: HalfArray, directions: FloatArray, k: int, rng: np.random
     n = len(vectors)
     cells = max(1, n // CELL_ROWS)
     projected, inverse = _projected(vectors, directions)
-    coded = faiss.index_factory(len(directions), f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    coded.by_residual = False
+    coded = faiss.index_factory(len(directions), f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)  # for its cells alone
     coded.cp.min_points_per_centroid = 1
     coded.train(projected[np.sort(rng.choice(n, min(n, max(SAMPLE, 64 * cells)), replace=False))])
     cell = coded.quantizer.search(projected, 1)[1][:, 0]
